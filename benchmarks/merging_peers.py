@@ -39,7 +39,6 @@ from numpy.typing import NDArray
 from epsopt.optimize import hypervolume
 from epsopt.optimize.merge.simplex_merge import MergeResult, merge
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
-from epsopt.studies.merge.expected_parents import parents_by_gain
 from epsopt.studies.merge.merge_sources import choose_sources
 from epsopt.studies.merge.simplex_merge import front_parents
 from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
@@ -51,7 +50,8 @@ from epsopt.zoo.errors import EmptyCatalogue
 
 PARENTS = 3
 HERE = Path(__file__).resolve().parent
-OURS = ("epsopt merge", "epsopt merge --choose gain", "epsopt merge --wide")
+SEARCH, OF_THREE = "epsopt merge", "epsopt merge --count 3"
+OURS = (SEARCH, OF_THREE)
 BASES = {"mlp-finetune": "base.pt", "ternary-relu": "base.pt", "llama": "base/model.safetensors"}
 """Files that runs begin with; an adapter names its base itself."""
 Floats = NDArray[np.float64]
@@ -124,21 +124,16 @@ class _Project:
 
 
 def ours(zoo: Zoo, name: str, budget: int, seed: int) -> Floats:
-    """What `epsopt merge` measures, its parents' own evaluations left out."""
-    if name == "epsopt merge --wide":
+    """What `epsopt merge` measures, checkpoints' own evaluations left out, which count."""
+    if name == SEARCH:
         sources = choose_sources(zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives)
         with tempfile.TemporaryDirectory() as folder:
-            wide = merge_in_weight_space(
+            found = merge_in_weight_space(
                 zoo.decoder, _Project(zoo.objectives), zoo.checkpoints, sources,  # type: ignore[arg-type]
-                lambda i: Path(folder) / f"merged_{i:03d}.safetensors", budget=budget - 1, give_up=False, seed=seed,
+                lambda i, _: Path(folder) / f"merged_{i:03d}.safetensors", budget=budget - 1, seed=seed,
             )  # fmt: skip
-        return measured_table([t.measured for t in wide.tried], zoo.objectives)
-    if name == "epsopt merge --choose gain":
-        parents = parents_by_gain(
-            zoo.decoder, zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives, PARENTS, seed=seed
-        )[0]
-    else:
-        parents = front_parents(zoo.checkpoints, zoo.objectives, PARENTS)
+        return measured_table([t.measured for t in found.tried], zoo.objectives)
+    parents = front_parents(zoo.checkpoints, zoo.objectives, PARENTS)
     result: MergeResult = merge(
         lambda c: zoo.measure(_made_of(parents, c)), len(parents), zoo.objectives,
         known=zoo.trained, budget=budget, seed=seed,

@@ -229,7 +229,7 @@ def _merge(seed: int) -> None:
     from epsopt.cli.main import group
     from epsopt.cli.output import print_line, print_wrapped
 
-    asked = ["merge", "--wide", "--budget", str(MERGES), "--seed", str(seed)]
+    asked = ["merge", "--budget", str(MERGES), "--seed", str(seed)]
     _stage(7, "merge what was trained", " ".join(["epsopt", *asked]))
     print_wrapped("Every run left a direction in weight space; no training is needed to try how far to go along which.")
     print_line("")

@@ -1,4 +1,4 @@
-"""`epsopt merge`: merges of a few checkpoints that widen the measured front, each measured and saved."""
+"""`epsopt merge`: merges of checkpoints that widen the measured front, each measured and saved."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from epsopt.studies.merge.merge_sources import Sources
     from epsopt.studies.merge.simplex_merge import Merged
     from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge
     from epsopt.studies.project.project import Project
@@ -29,13 +30,9 @@ if TYPE_CHECKING:
 @click.command("merge")
 @click.argument("parents", nargs=-1, metavar="[CHECKPOINT]...")
 @click.option(
-    "--count", "-n", type=click.IntRange(2, 5), default=3, show_default=True, help="Parents, if none is named."
-)
-@click.option(
-    "--choose", type=click.Choice(["front", "gain"]), default="front", show_default=True,
-    help="Parents not named: those that dominate most, or whose merges are expected to gain most.",
+    "--count", "-n", type=click.IntRange(2, 5), default=3,
+    help="Merge so many checkpoints of the front alone, those that dominate most.",
 )  # fmt: skip
-@click.option("--wide", is_flag=True, help="Merge up to 24 checkpoints, each part of the network on its own.")
 @click.option("--budget", type=click.IntRange(min=3), default=30, show_default=True, help="Real evaluations.")
 @click.option(
     "--groups", metavar="PATTERN,...", help="Tensors with coefficients of their own: '*.encoder.*,*.projection.*'."
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
     "--reach", type=click.FloatRange(0.0, 1.0), default=0.0, show_default=True,
     help="Leave the simplex: 0.1 stretches it by a tenth.",
 )  # fmt: skip
-@click.option("--whole-budget", is_flag=True, help="With --wide: go on even where little more is expected.")
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="DIR", help="Where to; a new folder in the runs folder."
 )
@@ -69,18 +65,18 @@ if TYPE_CHECKING:
 @overwrite_option
 @common
 def command(options: Options, picture: Path | None, overwrite: bool, **given: Any) -> None:
-    """Merge 2 to 5 checkpoints of one lineage so that the measured front widens.
+    """Merge checkpoints so that the measured front widens.
 
     Each merge is measured with the project's evaluate hook. Those that no measured checkpoint beats are saved with
-    their origin, ready to be ingested. Parents not named are taken from the measured front.
+    their origin, ready to be ingested.
 
-    With --wide, up to 24 checkpoints are merged: the front and the ends of the newest runs. Blocks that moved alike
-    while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
+    Of up to 32 checkpoints of the lineages that hold most of the front, the next merge is the one that is expected to
+    widen it most. With 2 to 5 named checkpoints of one lineage, or with --count, --groups, --reach or --operator, only
+    these are merged.
 
     --picture draws the merges among all that was measured.
     """
     asked = _Asked(**given)
-    _check_options(asked)
     from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
@@ -105,8 +101,8 @@ def _figure(ended: _Ended, project: Project) -> go.Figure:
 
     from epsopt.figures import front
 
-    if ended.wide is not None:
-        measured = list(enumerate(t.measured for t in ended.wide.tried))
+    if ended.found is not None:
+        measured = list(enumerate(t.measured for t in ended.found.tried))
     else:
         result, parents = (None, ()) if ended.merged is None else (ended.merged.result, ended.merged.parents)
         some = () if result is None else result.evaluations
@@ -117,12 +113,12 @@ def _figure(ended: _Ended, project: Project) -> go.Figure:
 
 def _print(ended: _Ended, asked: _Asked, project: Project, *, as_json: bool) -> None:
     from epsopt.cli.merge_few import print_merged
-    from epsopt.cli.merge_wide import print_wide
+    from epsopt.cli.merge_search import print_search
     from epsopt.cli.run_labels import RunLabels
 
     labels = RunLabels.of(ended.checkpoints)
-    if ended.wide is not None:
-        print_wide(ended.wide, project, ended.folder, asked.budget, asked.seed, labels, ended.whole, as_json=as_json)
+    if ended.found is not None:
+        print_search(ended.found, project, ended.folder, asked.budget, asked.seed, labels, ended.whole, as_json=as_json)
     elif ended.merged is not None:
         print_merged(
             ended.merged, ended.left_out, project, ended.folder, asked.budget, asked.seed, asked.reach, labels,
@@ -136,12 +132,9 @@ class _Asked:
 
     parents: tuple[str, ...]
     count: int
-    choose: str
-    wide: bool
     budget: int
     groups: str | None
     reach: float
-    whole_budget: bool
     save: Path | None
     form: str | None
     rank: int | None
@@ -151,6 +144,11 @@ class _Asked:
     jobs: int
     fresh: bool
     seed: int
+
+    @property
+    def few(self) -> bool:
+        """Whether a few checkpoints alone are merged."""
+        return bool(self.parents or self.groups or self.reach or self.operator != LINEAR or _is_given("count"))
 
 
 @dataclass(frozen=True)
@@ -162,59 +160,48 @@ class _Ended:
     left_out: Sequence[Checkpoint]
     notes: Sequence[str]
     merged: Merged | None = None
-    wide: WeightSpaceMerge | None = None
+    found: WeightSpaceMerge | None = None
     whole: Mapping[int, Path] = field(default_factory=dict)
 
 
 def _merge(
     asked: _Asked, project: Project, catalogue: Catalogue, progress: Callable[[str, float | None], None]
 ) -> _Ended:
-    from epsopt.cli.merge_wide import merge_widely
+    from epsopt.cli.merge_search import search_merges
     from epsopt.cli.workspace import check_objectives, measured
+    from epsopt.studies.merge.merge_sources import choose_sources
     from epsopt.studies.merge.resume import resumable, resumed_sentences
+    from epsopt.studies.merge.whole_models import require_adapters
     from epsopt.studies.output_paths import save_folder
 
     checkpoints, lineages = measured(catalogue), catalogue.lineages()
     check_objectives(project, catalogue.metric_names())
-    chosen: list[Checkpoint] = []
-    broken: list[Checkpoint] = []
-    base = None
-    if not asked.wide:
-        if asked.choose == "gain" and not asked.parents:
-            from epsopt.studies.merge.expected_parents import parents_by_gain
-            from epsopt.zoo.decoding.decoder import WeightDecoder
-
-            progress("comparing checkpoints", None)
-            count = 2 if asked.operator in OPERATORS and OPERATORS[asked.operator].of_two else asked.count
-            with WeightDecoder(weights_key=project.weights_key) as decoder:
-                chosen, broken = parents_by_gain(
-                    decoder, checkpoints, lineages, project.objectives, count, bounds=project.bounds, seed=asked.seed
-                )
-        else:
-            chosen, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
-        base = _base(asked.operator, chosen, lineages)
     _check_new(asked.save)
+    parents: list[Checkpoint] = []
+    broken: list[Checkpoint] = []
+    sources: tuple[Sources, ...] = ()
+    if asked.few:
+        parents, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
+    else:
+        sources = choose_sources(checkpoints, lineages, project.objectives)
+    base = _base(asked.operator, parents, lineages)
     if asked.whole_models is not None:
-        from epsopt.studies.merge.simplex_merge import front_lineage
-        from epsopt.studies.merge.whole_models import require_adapters
-
         _check_new(asked.whole_models)
-        require_adapters(chosen or [checkpoints[i] for i in front_lineage(checkpoints, project.objectives)[1]])
+        require_adapters(parents or [c for one in sources for c in one.checkpoints])
     # Held from before the first evaluation: another merge at the same time takes another one.
     with (
         save_folder(asked.save, project.runs, "merged", checkpoints) as folder,
         resumable(catalogue, project, asked.rank, fresh=asked.fresh) as kept,
     ):
-        if asked.wide:
-            wide = merge_widely(
-                project, checkpoints, lineages, folder, asked.form,
-                budget=asked.budget, give_up=not asked.whole_budget, rank=asked.rank, seed=asked.seed,
-                progress=progress, jobs=asked.jobs, kept=kept,
+        if not asked.few:
+            found = search_merges(
+                project, checkpoints, sources, folder, asked.form,
+                budget=asked.budget, rank=asked.rank, seed=asked.seed, progress=progress, jobs=asked.jobs, kept=kept,
             )  # fmt: skip
-            notes = [*wide.disagreements, *resumed_sentences(kept)]
-            return _Ended(checkpoints, folder, wide.sources.left_out, notes, wide=wide)
+            notes = [*found.disagreements, *resumed_sentences(kept)]
+            return _Ended(checkpoints, folder, found.left_out, notes, found=found)
         merged = merge_within(
-            project, checkpoints, chosen, folder, asked.form, asked.groups, asked.budget, asked.reach, asked.rank,
+            project, checkpoints, parents, folder, asked.form, asked.groups, asked.budget, asked.reach, asked.rank,
             asked.seed, progress, operator=asked.operator, base=base, density=asked.density, jobs=asked.jobs, kept=kept,
         )  # fmt: skip
         notes = [*merged.disagreements, *resumed_sentences(kept)]
@@ -227,7 +214,7 @@ def _with_whole_models(ended: _Ended, asked: _Asked, progress: Callable[[str, fl
         return ended
     from epsopt.studies.merge.whole_models import save_whole_models
 
-    saved = ended.wide.saved if ended.wide is not None else ended.merged.saved if ended.merged is not None else {}
+    saved = ended.found.saved if ended.found is not None else ended.merged.saved if ended.merged is not None else {}
     whole = save_whole_models(saved, asked.whole_models, lambda done: progress("adding adapters to their base", done))
     return replace(ended, whole=whole)
 
@@ -238,18 +225,6 @@ def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
 
     for sentence in (*left_out_sentences(left_out), *disagreements):
         note(sentence)
-
-
-def _check_options(asked: _Asked) -> None:
-    chooses = asked.parents or asked.groups or asked.reach or _is_given("count") or _is_given("choose")
-    chooses = chooses or asked.operator != LINEAR
-    if asked.wide and chooses:
-        raise UsageError(
-            "--wide chooses checkpoints and parts by itself, and merges linearly: leave out parents, --count, "
-            "--choose, --groups, --reach, --operator"
-        )
-    if asked.whole_budget and not asked.wide:
-        raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")
 
 
 def _base(operator: str, parents: Sequence[Checkpoint], lineages: Sequence[Lineage]) -> Parent | None:

@@ -61,7 +61,7 @@ def _document(
         "base": None
         if base is None
         else {"checkpoint": Path(base.path).name, "path": base.path, "sha256": base.sha256},
-        "wide": False,
+        "searched": False,
         "operator": merged.how["operator"],
         "density": merged.how["density"] if is_sparse(merged.how["operator"]) else None,
         "groups": list(merged.groups),
@@ -71,7 +71,6 @@ def _document(
         "evaluations": [
             {
                 "weights": recombination_json(merged.recombination(e), named),
-                "parts": None,
                 "predicted": e.predicted,
                 "predicted_gain": None,
                 "measured": dict(e.measured),

@@ -128,7 +128,7 @@ def merge(
             if isinstance(metrics, EpsoptError) and len(done) < parents:
                 raise metrics
             if not isinstance(metrics, EpsoptError):
-                _require_measured(metrics, objectives)
+                require_objectives(metrics, objectives)
             done.append(Evaluation(c.coefficients, c.predicted, patience.take(metrics), c.reason))
             _report_progress(progress, done, budget)
 
@@ -241,7 +241,16 @@ def _one_by_one(evaluate: Evaluate) -> EvaluateAll:
     return lambda several: [one(coefficients) for coefficients in several]
 
 
-def _require_measured(metrics: Metrics, objectives: Sequence[Objective]) -> None:
+def require_objectives(metrics: Metrics, objectives: Sequence[Objective]) -> None:
+    """Refuse a hook that does not measure every objective.
+
+    Args:
+        metrics: what it measured, by name.
+        objectives: what counts.
+
+    Raises:
+        UsageError: says what it measures and what is lacking.
+    """
     for objective in objectives:
         if objective.name not in metrics:
             raise UsageError(

@@ -58,26 +58,26 @@ def merge_round(
         save_folder(None, project.runs, "merged") as folder,
         WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate) as decoder,
     ):
-        wide = merge_in_weight_space(
+        found = merge_in_weight_space(
             decoder, project, checkpoints, sources,
-            lambda i: decoded_file(folder, f"merged_{i:03d}", None, sources.checkpoints),
-            budget=budget, reliability=reliability, seed=seed + len(checkpoints), made_by="work --merges",
+            lambda i, parents: decoded_file(folder, f"merged_{i:03d}", None, parents),
+            budget=budget, give_up=True, reliability=reliability, seed=seed + len(checkpoints), made_by="work --merges",
             progress=progress,
         )  # fmt: skip
     if progress is not None:
         progress("reading merges", 1.0)
-    _save_gains(catalogue, project.name, wide.shares)
-    if wide.saved:
+    _save_gains(catalogue, project.name, found.shares)
+    if found.saved:
         ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
-    return [*_sentences(wide, folder.name), *left_out_sentences(wide.sources.left_out), *wide.disagreements]
+    return [*_sentences(found, folder.name), *left_out_sentences(found.left_out), *found.disagreements]
 
 
-def _sentences(wide: WeightSpaceMerge, folder: str) -> list[str]:
-    if not wide.tried:
+def _sentences(found: WeightSpaceMerge, folder: str) -> list[str]:
+    if not found.tried:
         return []
-    gain = f", hypervolume {wide.after / wide.before - 1.0:+.2%}" if wide.before > 0.0 else ""
-    joined = f"{len(wide.joined)} of {len(wide.tried)} merges joined the front"
-    return [f"{folder}: {joined}{gain}" if wide.joined else f"none of {len(wide.tried)} merges joined the front"]
+    gain = f", hypervolume {found.after / found.before - 1.0:+.2%}" if found.before > 0.0 else ""
+    joined = f"{len(found.joined)} of {len(found.tried)} merges joined the front"
+    return [f"{folder}: {joined}{gain}" if found.joined else f"none of {len(found.tried)} merges joined the front"]
 
 
 def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float]]:

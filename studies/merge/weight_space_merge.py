@@ -1,26 +1,21 @@
-"""Merge many checkpoints of one lineage: parts of the network stretched and exchanged, each merge measured.
+"""Merge many checkpoints of a few lineages, each merge measured.
 
-Two models say what to try. One knows what lies between the three checkpoints of the front that dominate most
-(optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over
-weight space, takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by
-part beyond them (optimize/merge/weight_space_gp.py): the gains that it predicts beyond are larger and mostly not
-realized. Each of the three kinds of step counts by its reliability so far.
-
-A merge that was measured is known from then on as any checkpoint is: what it has in common with all others follows
-from its coefficients.
+A process over weight space (optimize/merge/lineage_gp.py) learns from every measured checkpoint of these lineages and
+chooses what to measure next (optimize/merge/lineage_search.py). A merge that was measured is known from then on as any
+checkpoint is. What a merge is expected to gain is stated after what those of its kind gained beside what was expected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
-from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, Floats, MergeSearch, MergeStep, Part
+from epsopt.studies.merge.merge_search import BETWEEN, BEYOND, MergeSearch, MergeStep
 from epsopt.studies.merge.merge_sources import Sources, only_finite
 from epsopt.studies.merge.simplex_merge import disagreements
 from epsopt.studies.project.project import Project
@@ -28,12 +23,11 @@ from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
+from epsopt.zoo.decoding.weight_gram import WeightProducts
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 _DOUBT = 0.4  # of Reliability's: where much is trained already a merge adds tenths of a percent, and dozens may fail
-_STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # predicted and realized gain of each step beyond, on the demo's zoo
-_NO_FIT = "no model could be fitted to what was measured so far"
-_FIRST = {BEYOND: 0.075}  # and so the reliability where that is forgotten
+_STEPS, _EXPERIENCE = 12, (0.01, 0.001)  # model's and realized gain of each step, on the families for development
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,13 @@ class Tried:
     """A merge that was measured.
 
     Attributes:
-        kind: whose idea it was: ``between``, ``along`` or ``beyond`` (:mod:`epsopt.studies.merge.merge_candidates`).
+        kind: ``between`` or ``beyond`` checkpoints (:mod:`epsopt.studies.merge.merge_search`).
         reason: it was tried, in words.
         recombination: what it is made of.
-        parts: the same, part by part.
         predicted: ``{"value", "low", "high"}`` of each objective before it was measured, with 90 % intervals;
             None: no model had said anything.
         predicted_gain: hypervolume that it was expected to add to the measured front.
+        model_gain: the same by the model alone, without what earlier merges of its kind gained.
         realized_gain: what it added.
         measured: metrics by name.
     """
@@ -55,9 +49,9 @@ class Tried:
     kind: str
     reason: str
     recombination: Recombination
-    parts: tuple[Part, ...]
     predicted: Mapping[str, Mapping[str, float]] | None
     predicted_gain: float
+    model_gain: float
     realized_gain: float
     measured: Mapping[str, float | None]
 
@@ -67,7 +61,7 @@ class WeightSpaceMerge:
     """What merging came to.
 
     Attributes:
-        sources: checkpoints that were merged.
+        sources: checkpoints that were merged, lineage by lineage.
         tried: every merge that was measured, in order.
         joined: places of those that nothing measured dominates.
         saved: files of these, by place.
@@ -78,7 +72,7 @@ class WeightSpaceMerge:
         disagreements: sentences about a source of which the hook says something else than its file.
     """
 
-    sources: Sources
+    sources: tuple[Sources, ...]
     tried: tuple[Tried, ...]
     joined: tuple[int, ...]
     saved: Mapping[int, Path]
@@ -89,17 +83,33 @@ class WeightSpaceMerge:
     disagreements: tuple[str, ...]
 
     @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """All that were merged."""
+        return [c for sources in self.sources for c in sources.checkpoints]
+
+    @property
+    def left_out(self) -> list[Checkpoint]:
+        """Checkpoints that would have been merged, if their weights were finite."""
+        return [c for sources in self.sources for c in sources.left_out]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Names of checkpoints and bases, by content hash."""
+        return {sha256: name for sources in self.sources for sha256, name in sources.labels.items()}
+
+    @property
     def shares(self) -> list[tuple[str, float, float]]:
-        """Whose idea each merge was, its predicted and realized gain, in shares of the hypervolume before."""
+        """Kind, model's and realized gain of each merge, in shares of the hypervolume before."""
         unit = self.before if self.before > 0.0 else 1.0
-        return [(t.kind, t.predicted_gain / unit, t.realized_gain / unit) for t in self.tried]
+        return [(t.kind, t.model_gain / unit, t.realized_gain / unit) for t in self.tried]
 
 
 def prior_reliability() -> Reliability:
-    """Return the reliability of each kind of step before any was measured."""
-    reliability = Reliability(_FIRST)
+    """Return the reliability of each kind of merge before any was measured."""
+    reliability = Reliability(dict.fromkeys((BETWEEN, BEYOND), _EXPERIENCE[1] / _EXPERIENCE[0]))
     for _ in range(_STEPS):
-        reliability.learn(BEYOND, *_EXPERIENCE)
+        for kind in (BETWEEN, BEYOND):
+            reliability.learn(kind, *_EXPERIENCE)
     return reliability
 
 
@@ -107,14 +117,14 @@ def merge_in_weight_space(
     decoder: WeightDecoder,
     project: Project,
     checkpoints: Sequence[Checkpoint],
-    sources: Sources,
-    files: Callable[[int], Path],
+    sources: Sequence[Sources],
+    files: Callable[[int, Sequence[Checkpoint]], Path],
     *,
     budget: int = 30,
-    give_up: bool = True,
+    give_up: bool = False,
     reliability: Reliability | None = None,
     seed: int = 0,
-    made_by: str = "merge --wide",
+    made_by: str = "merge",
     progress: Callable[[str, float], None] | None = None,
 ) -> WeightSpaceMerge:
     """Measure merges of checkpoints, and save those that nothing measured dominates.
@@ -125,8 +135,8 @@ def merge_in_weight_space(
         decoder: decodes, and measures with the project's hook.
         project: objectives and bounds.
         checkpoints: the catalogue's; what was measured on them is the front to be widened.
-        sources: checkpoints to merge (:func:`epsopt.studies.merge.merge_sources.choose_sources`).
-        files: the file of a merge, by its place among those that were measured.
+        sources: checkpoints to merge, lineage by lineage (:func:`epsopt.studies.merge.merge_sources.choose_sources`).
+        files: the file of a merge, by its place among those that were measured, and the checkpoints of its lineage.
         budget: merges to measure at most.
         give_up: stop when the next one is expected to gain less than training elsewhere (`marginal_value_threshold`).
         reliability: of merges so far, in shares of the hypervolume at the time; it learns from these. None begins anew.
@@ -141,61 +151,52 @@ def merge_in_weight_space(
         EpsoptError: a source or the base is gone or has changed, or the base's weights are not finite.
     """
     notify = progress or (lambda _what, _share: None)
-    notify("comparing checkpoints", 0.0)
-    parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
-    sources, products = only_finite(sources, decoder.products(parents, sources.base))
-    known = MergeSearch(sources, products, project, checkpoints)
+    lineages = _compared(decoder, sources, notify)
+    known = MergeSearch(lineages, project, checkpoints)
     rng, reliability = np.random.default_rng(seed), reliability or prior_reliability()
-    (found,) = known.measure(decoder, [known.alone(0)])
+    first, recombination = known.alone()
+    (found,) = known.measure(decoder, [recombination])
     if isinstance(found, EpsoptError):
         raise found
-    _require_values(found, project, sources.checkpoints[0])
-    differing = disagreements(sources.checkpoints[0], found, project.objectives)
+    _require_values(found, project, first)
+    differing = disagreements(first, found, project.objectives)
     epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
     before, stopped = known.volume(), None
     unit = before if before > 0.0 else 1.0
-    tried: list[Tried] = []
+    tried, lineage_of = list[Tried](), list[Sequence[Checkpoint]]()
     patience = Patience()
     while len(tried) < budget and stopped is None:
         notify("measuring merges", len(tried) / budget)
         volume = known.volume()
-        worths = {kind: reliability.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
+        worths = {kind: reliability.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, BEYOND)}
         least = marginal_value_threshold(volume, epochs) if give_up else None
-        most = min(decoder.jobs, budget - len(tried))
-        steps, stopped = _next_steps(known, most, worths, least, rng, seed)
-        made = [known.recombination(rows) for _, rows in steps]
-        found_all = known.measure(decoder, [recombination for recombination, _ in made])
-        for (step, rows), (recombination, parts), outcome in zip(steps, made, found_all, strict=True):
+        steps, stopped = _next_steps(known, min(decoder.jobs, budget - len(tried)), worths, least, rng)
+        made = [known.recombination(step) for step in steps]
+        found_all = known.measure(decoder, made)
+        for step, made_of, outcome in zip(steps, made, found_all, strict=True):
             volume = known.volume()
             measured = patience.take(outcome)
-            known.add(step, rows, measured)
+            known.add(step, measured)
             realized_gain = known.volume() - volume
-            reliability.learn(step.kind, step.predicted_gain / unit, realized_gain / unit)
-            tried.append(
-                Tried(
-                    step.kind,
-                    step.reason,
-                    recombination,
-                    parts,
-                    step.predicted,
-                    step.predicted_gain,
-                    realized_gain,
-                    measured,
-                )
-            )
+            reliability.learn(step.kind, step.model_gain / unit, realized_gain / unit)
+            gains = (step.model_gain * worths[step.kind], step.model_gain, realized_gain)
+            tried.append(Tried(step.kind, step.reason, made_of, step.predicted, *gains, measured))
+            lineage_of.append(known.sources(step).checkpoints)
         stopped = patience.stopped or stopped
-    joined = known.joined()
+    joined, saved = known.joined(), dict[int, Path]()
+    labels = {sha256: name for one, _ in lineages for sha256, name in one.labels.items()}
     for place in joined:
         notify("saving merges", place / budget)
         decoded = decoder.decode(tried[place].recombination)
-        provenance = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, sources.labels)
-        decoder.save(decoded, files(place), provenance)
+        provenance = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, labels)
+        saved[place] = files(place, lineage_of[place])
+        decoder.save(decoded, saved[place], provenance)
         decoder.forget(decoded)
     return WeightSpaceMerge(
-        sources=sources,
+        sources=tuple(one for one, _ in lineages),
         tried=tuple(tried),
         joined=tuple(joined),
-        saved={place: files(place) for place in joined},
+        saved=saved,
         reference=tuple(known.reference.tolist()),
         before=before,
         after=known.volume(),
@@ -204,40 +205,54 @@ def merge_in_weight_space(
     )
 
 
+def _compared(
+    decoder: WeightDecoder, sources: Sequence[Sources], notify: Callable[[str, float], None]
+) -> list[tuple[Sources, WeightProducts]]:
+    """Compare the checkpoints of each lineage with its base; those that are not finite are left out.
+
+    Raises:
+        EmptyCatalogue: no lineage has enough that are.
+        EpsoptError: a checkpoint or a base is gone or has changed, or no base is finite.
+    """
+    out, errors, left_out = list[tuple[Sources, WeightProducts]](), list[EpsoptError](), list[Checkpoint]()
+    for place, of_lineage in enumerate(sources):
+        notify("comparing checkpoints", place / len(sources))
+        parents = [Parent(c.path, c.sha256) for c in of_lineage.checkpoints]
+        products = decoder.products(parents, of_lineage.base)
+        try:
+            out.append(only_finite(of_lineage, products, 2 if of_lineage.base_checkpoint is None else 1))
+        except EpsoptError as error:
+            errors.append(error)
+            left_out += of_lineage.checkpoints
+    if not out:
+        raise errors[0]
+    return [(replace(out[0][0], left_out=(*out[0][0].left_out, *left_out)), out[0][1]), *out[1:]]
+
+
 def _next_steps(
-    known: MergeSearch,
-    most: int,
-    worths: Mapping[str, float],
-    least: float | None,
-    rng: np.random.Generator,
-    seed: int,
-) -> tuple[list[tuple[MergeStep, Floats]], str | None]:
+    known: MergeSearch, most: int, worths: Mapping[str, float], least: float | None, rng: np.random.Generator
+) -> tuple[list[MergeStep], str | None]:
     """Choose what to measure at once: each as if the ones before had measured what is predicted of them.
 
     Args:
         known: what is known so far.
         most: merges to choose at most.
-        worths: factor of the predicted gain of each kind of step.
+        worths: factor of the model's gain of each kind of merge.
         least: gain below which nothing more is measured; None: everything is.
         rng: draws candidates.
-        seed: of the model of three parents.
 
     Returns:
-        Steps with their ``(blocks, sources)``, and why nothing comes after them; None: more may.
+        Steps, and why nothing comes after them; None: more may.
     """
-    steps: list[tuple[MergeStep, Floats]] = []
+    steps: list[MergeStep] = []
     while len(steps) < most:
-        ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
-        if not ideas:
-            return steps, _NO_FIT if known.unfitted else "none of the checkpoints moved away from the base"
-        step, worth = max(ideas, key=lambda idea: idea[1])
-        if least is not None and worth < least:
+        step = known.next_step(rng)
+        if least is not None and step.predicted is not None and step.model_gain * worths[step.kind] < least:
             return steps, "the next one is expected to gain less than training elsewhere would"
-        rows = known.expanded(step.coefficients)
-        steps.append((step, rows))
-        if len(steps) == most or step.predicted is None:
+        steps.append(step)
+        if step.predicted is None:
             break
-        known = known.imagining(step, rows)
+        known = known.imagining(step)
     return steps, None
 
 

@@ -31,9 +31,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from epsopt.optimize.forecast.catalogue_curves import objective_vector
+from epsopt.optimize.merge.simplex_merge import require_objectives
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, on_way
 from epsopt.optimize.schedule.scheduler import Scheduler, Step
-from epsopt.studies.merge.merge_candidates import require_objectives
 from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost, lease
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS, open_storage
@@ -386,7 +386,7 @@ class SchedulerService:
         merge, decoder = step.merge, self._decoder
         assert merge is not None
         objectives = self.project.objectives
-        recombination, _ = placed.merge_search.recombination(placed.merge_search.expanded(merge.coefficients))
+        recombination = placed.block_merges.recombination(merge.coefficients)
         began = time.monotonic()
         decoded = decoder.decode(recombination)
         try:

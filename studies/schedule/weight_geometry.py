@@ -17,7 +17,7 @@ from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Parameter, Space
-from epsopt.studies.merge.merge_candidates import MergeSearch
+from epsopt.studies.merge.block_merges import BlockMerges
 from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, is_there, only_finite
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.thinning import evenly_spaced
@@ -132,14 +132,14 @@ class WeightGeometry:
     Attributes:
         checkpoints: of one tree of lineages, all measured; the front first.
         space: where they lie.
-        merge_search: measured merges; writes coefficients as a recombination of their files.
+        block_merges: writes coefficients as a recombination of their files.
         labels: names of all, by content hash.
         base: content hash of what differences are taken from.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     space: WeightSpace
-    merge_search: MergeSearch
+    block_merges: BlockMerges
     labels: Mapping[str, str]
     base: str
 
@@ -187,11 +187,8 @@ def place(
     sources = Sources(lineage_tree.base, lineage_tree.base_checkpoint, chosen, len(front))
     parents = [Parent(c.path, c.sha256) for c in chosen]
     sources, products = only_finite(sources, decoder.products(parents, lineage_tree.base))
-    merge_search, space = (
-        MergeSearch(sources, products, project, checkpoints),
-        WeightSpace(products.products, products.norms),
-    )
-    return WeightGeometry(sources.checkpoints, space, merge_search, sources.labels, lineage_tree.base.sha256)
+    merges = BlockMerges(sources, products)
+    return WeightGeometry(sources.checkpoints, merges.space, merges, sources.labels, lineage_tree.base.sha256)
 
 
 def measured_once(

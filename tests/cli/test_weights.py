@@ -137,19 +137,6 @@ def test_a_merge_saves_what_it_measured_and_ingest_takes_it(mine, tmp_path):
         assert merged.lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
 
 
-def test_parents_are_chosen_by_what_their_merges_are_expected_to_gain(mine, tmp_path):
-    picture = tmp_path / "merges.html"
-    arguments = ["-n", "2", "--choose", "gain", "--budget", "4", "--save", tmp_path / "merged", "--json"]
-    result = mine("merge", *arguments, "--picture", picture)
-    assert result.status == 0, result.err
-    check("merge", result.document)
-    parents = result.document["parents"]
-    assert len({p["sha256"] for p in parents}) == 2
-    assert len(result.document["evaluations"]) == 4
-    assert "merges, measured (2)" in picture.read_text(encoding="utf-8")
-    assert "--choose" in mine("merge", "--wide", "--choose", "gain").err
-
-
 def test_operators_of_mergekit_need_it_a_base_and_as_many_parents_as_they_merge(mine, monkeypatch):
     monkeypatch.setattr("epsopt.zoo.decoding.operator_names.find_spec", lambda _: None)
     lacking = mine("merge", "run_000", "run_003", "--operator", "slerp")
@@ -157,7 +144,6 @@ def test_operators_of_mergekit_need_it_a_base_and_as_many_parents_as_they_merge(
     assert "pip install 'epsopt[mergekit]'" in lacking.err
     assert "two checkpoints, 3 were named" in mine("merge", "-n", "3", "--operator", "slerp").err
     monkeypatch.setattr("epsopt.zoo.decoding.operator_names.find_spec", lambda _: True)
-    assert "--operator" in mine("merge", "--wide", "--operator", "ties").err
     refused = mine("merge", "--whole-models", "models")
     assert (refused.status, "is a whole model, and so are merges of it" in refused.err) == (2, True)
 
@@ -298,55 +284,54 @@ def test_answers_of_a_search_are_made_measured_and_saved_on_request(mine, tmp_pa
     assert "nothing is written over" in refused.err
 
 
-def test_a_wide_merge_saves_what_it_measured_and_tells_what_each_part_is_made_of(mine, tmp_path):
+def test_a_search_for_merges_saves_what_it_measured_and_tells_what_each_is_made_of(mine, tmp_path):
     picture = tmp_path / "merges.html"
-    arguments = ["merge", "--wide", "--budget", "5", "--whole-budget", "--save", tmp_path / "mixed", "--json"]
+    arguments = ["merge", "--budget", "5", "--save", tmp_path / "merged", "--json"]
     result = mine(*arguments, "--picture", picture)
     assert result.status == 0, result.err
     document = result.document
     check("merge", document)
     assert len(document["evaluations"]) == 5
     assert "merges, measured (5)" in picture.read_text(encoding="utf-8")
-    assert document["stopped"] is None
-    assert document["base"]["checkpoint"] == "base:0"
-    assert 2 <= len(document["parents"]) <= 24
+    assert (document["stopped"], document["searched"]) == (None, True)
+    assert 2 <= len(document["parents"]) <= 32
     assert document["disagreements"] == []
     for e in document["evaluations"]:
         assert e["joined"] == (e["saved"] is not None)
-        rows = zip(*(p["coefficients"] for p in e["weights"]["parents"]), strict=True)
-        assert all(sum(row) == pytest.approx(1.0) for row in rows)
-        assert sum(p["tensors"] for p in e["parts"]) == len(load_weights(document["parents"][0]["path"]))
+        assert sum(p["coefficients"][0] for p in e["weights"]["parents"]) == pytest.approx(1.0)
     predicted = [v for e in document["evaluations"] for v in (e["predicted"] or {}).values()]
+    assert predicted
     assert all(v["low"] <= v["value"] <= v["high"] for v in predicted)
     assert document["hypervolume"]["after"] >= document["hypervolume"]["before"]
     saved = [e for e in document["evaluations"] if e["saved"]]
     for e in saved:
         assert close(evaluate(load_weights(e["saved"])), e["measured"])
         content = torch.load(e["saved"], weights_only=True)
-        assert content["epsopt"]["made_by"] == "epsopt merge --wide"
+        assert content["epsopt"]["made_by"] == "epsopt merge"
         assert content["epsopt"]["predicted"] == e["predicted"]
     if saved:
-        assert mine("ingest", tmp_path / "mixed").status == 0
+        assert mine("ingest", tmp_path / "merged").status == 0
         with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue:
             known = {c.path: c for c in catalogue.checkpoints()}
         assert known[saved[0]["saved"]].lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
 
 
 @pytest.mark.slow
-def test_a_wide_merge_shows_its_table_and_stops_when_little_is_expected(mine, tmp_path):
-    result = mine("merge", "--wide", "--budget", "4", "--save", tmp_path / "new")
+def test_a_search_for_merges_shows_its_table(mine, tmp_path):
+    result = mine("merge", "--budget", "4", "--save", tmp_path / "new")
     assert result.status == 0, result.err
-    assert "of the measured front" in result.out
+    assert "that share the base base:0" in " ".join(result.out.split())
     assert all(len(line) <= 80 for line in result.out.splitlines() if "saved in" not in line)
 
 
-def test_a_wide_merge_needs_a_hook_and_chooses_by_itself(project, mine):
-    assert "needs a hook" in project("merge", "--wide").err
-    for arguments in (["run_000"], ["--count", "3"], ["--groups", "*.encoder.*"], ["--reach", "0.1"]):
-        refused = mine("merge", "--wide", *arguments)
-        assert refused.status == 2
-        assert "--wide chooses checkpoints and parts by itself" in " ".join(refused.err.split())
-    assert "goes with --wide" in mine("merge", "--whole-budget").err
+def test_a_merge_needs_a_hook_and_count_merges_a_few_of_the_front(project, mine, tmp_path):
+    assert "needs a hook" in project("merge").err
+    few = mine("merge", "--count", "2", "--budget", "4", "--save", tmp_path / "few", "--json")
+    assert few.status == 0, few.err
+    check("merge", few.document)
+    assert few.document["searched"] is False
+    assert len({p["sha256"] for p in few.document["parents"]}) == 2
+    assert len(few.document["evaluations"]) == 4
 
 
 @pytest.fixture
@@ -380,9 +365,9 @@ def test_a_merge_says_which_checkpoint_is_left_out_for_its_weights_and_takes_oth
 
 
 @pytest.mark.slow
-def test_a_wide_merge_says_which_checkpoints_are_left_out_for_their_weights(with_nan, tmp_path):
+def test_a_search_for_merges_says_which_checkpoints_are_left_out_for_their_weights(with_nan, tmp_path):
     mine, best = with_nan
-    result = mine("merge", "--wide", "--budget", "3", "--save", tmp_path / "merged", "--json")
+    result = mine("merge", "--budget", "3", "--save", tmp_path / "merged", "--json")
     assert result.status == 0, result.err
     check("merge", result.document)
     assert result.document["left_out"] == [f"{best} is left out: not all of its weights are finite"]

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from epsopt.optimize import Objective
-from epsopt.optimize.merge import simplex_gp
-from epsopt.studies.merge import merge_candidates
+from epsopt.optimize.merge import lineage_search, simplex_gp
 from epsopt.studies.merge.merge_sources import choose_sources
 from epsopt.studies.merge.resume import resumable, resumed_sentences
 from epsopt.studies.merge.simplex_merge import merge_checkpoints
@@ -56,7 +55,7 @@ class Merging:
         self.checkpoints = catalogue.checkpoints()
         self.hook = "evaluate"
 
-    def __call__(self, *, fresh: bool = False, jobs: int = 1, budget: int = 6, wide: bool = False):
+    def __call__(self, *, fresh: bool = False, jobs: int = 1, budget: int = 6, search: bool = False):
         runs, url = self.folder / "runs", f"sqlite:///{self.folder / 'epsopt.db'}"
         project = Project("p", self.folder / "epsopt.toml", runs, url, OBJECTIVES, evaluate=f"resumed:{self.hook}")
         out = self.folder / f"out_{len(list(self.folder.glob('out_*')))}"
@@ -65,10 +64,10 @@ class Merging:
             WeightDecoder(project.evaluate, kept=kept, jobs=jobs) as decoder,
         ):
             self.kept = kept
-            if wide:
+            if search:
                 sources = choose_sources(self.checkpoints, self.catalogue.lineages(), OBJECTIVES)
                 return merge_in_weight_space(
-                    decoder, project, self.checkpoints, sources, lambda i: out / f"{i}.pt", budget=budget, give_up=False
+                    decoder, project, self.checkpoints, sources, lambda i, _: out / f"{i}.pt", budget=budget
                 )
             parents = [c for c in self.checkpoints if c.run != "base"]
             return merge_checkpoints(
@@ -120,20 +119,20 @@ def values(merged) -> list[dict[str, float | None]]:
     return [dict(e.measured) for e in done]
 
 
-@pytest.mark.parametrize("wide", sweep([True, False]))
-def test_an_interrupted_merge_goes_on_and_measures_nothing_twice(merging, monkeypatch, wide):
-    whole = values(merging(wide=wide))
+@pytest.mark.parametrize("search", sweep([True, False]))
+def test_an_interrupted_merge_goes_on_and_measures_nothing_twice(merging, monkeypatch, search):
+    whole = values(merging(search=search))
     n = len(merging.log)
     assert len(merging.kept) == 0, "a merge that ended well keeps nothing"
     with monkeypatch.context() as patch:
         merging.interrupt_at(n + 3, patch)
         with pytest.raises(KeyboardInterrupt):
-            merging(wide=wide)
-    assert values(merging(wide=wide)) == whole
+            merging(search=search)
+    assert values(merging(search=search)) == whole
     assert len(merging.log) == 2 * n, "three before, and the others after the interruption"
     assert merging.kept.used == 3
     assert "3 evaluations of an earlier merge" in resumed_sentences(merging.kept)[0]
-    merging(wide=wide)
+    merging(search=search)
     assert len(merging.log) == 3 * n, "a merge that was ended is measured anew"
 
 
@@ -168,10 +167,10 @@ def test_a_failed_fit_loses_nothing_that_was_measured(merging, monkeypatch):
 
     monkeypatch.setattr(simplex_gp, "expected_most", broken)
     assert all(values(merging()))
-    monkeypatch.setattr(merge_candidates, "choose_merge", broken)
-    monkeypatch.setattr(merge_candidates, "next_merge", lambda *_: None)
-    merged = merging(wide=True)
-    assert merged.stopped == "no model could be fitted to what was measured so far"
+    monkeypatch.setattr(lineage_search, "fit_lineages", broken)
+    merged = merging(search=True)
+    assert {t.reason for t in merged.tried} == {"any candidate, since no model could be fitted"}
+    assert len(merged.tried) == 6
     assert all(values(merged))
 
 
@@ -189,9 +188,9 @@ def test_corrected_statistics_of_a_kept_evaluation_are_saved_with_it(merging, mo
         assert torch.allclose(saved["bn.running_var"], saved["weight"][:1] + 2.0)
 
 
-@pytest.mark.parametrize("wide", sweep([True, False]))
-def test_evaluations_run_at_a_time_in_processes_of_their_own(merging, wide):
-    merged = merging(jobs=2, wide=wide)
+@pytest.mark.parametrize("search", sweep([True, False]))
+def test_evaluations_run_at_a_time_in_processes_of_their_own(merging, search):
+    merged = merging(jobs=2, search=search)
     assert all(values(merged))
     by_slot = {}
     for process, slot, _ in merging.log:
@@ -200,7 +199,7 @@ def test_evaluations_run_at_a_time_in_processes_of_their_own(merging, wide):
     assert all(len(processes) == 1 for processes in by_slot.values()), "a slot is one process's"
     places = [weight for _, _, weight in merging.log]
     assert len(set(places)) == len(places), "no merge is chosen twice while it is measured"
-    assert values(merging(jobs=2, wide=wide)) == values(merged), "whichever ends first"
+    assert values(merging(jobs=2, search=search)) == values(merged), "whichever ends first"
 
 
 def test_one_of_several_evaluations_that_fails_is_one_sentence(merging):

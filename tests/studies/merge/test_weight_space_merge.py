@@ -14,8 +14,8 @@ import torch
 from epsopt.optimize.objectives import Objective
 from epsopt.studies import load_project
 from epsopt.studies.merge import weight_space_merge as mixing
-from epsopt.studies.merge.merge_candidates import MergeSearch, MergeStep
-from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, choose_sources, only_finite
+from epsopt.studies.merge.block_merges import BlockMerges
+from epsopt.studies.merge.merge_sources import MOST_LINEAGES, MOST_SOURCES, Sources, choose_sources, only_finite
 from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge, merge_in_weight_space, prior_reliability
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost
 from epsopt.studies.worker.refit_service import Task, learn
@@ -103,12 +103,12 @@ def mixed(tiny, tmp_path, **options: object) -> WeightSpaceMerge:
     sources = choose_sources(checkpoints, catalogue.lineages(), project.objectives)
     with WeightDecoder(project.evaluate) as decoder:
         return merge_in_weight_space(
-            decoder, project, checkpoints, sources, lambda i: tmp_path / "new" / f"merged_{i:03d}.pt", **options
+            decoder, project, checkpoints, sources, lambda i, _: tmp_path / "new" / f"merged_{i:03d}.pt", **options
         )  # fmt: skip
 
 
 def test_merges_widen_the_front_and_are_saved_with_what_was_expected_of_them(tiny, tmp_path, hook):
-    found = mixed(tiny, tmp_path, budget=7, give_up=False)
+    found = mixed(tiny, tmp_path, budget=7)
     assert len(found.tried) == 7
     assert found.disagreements == ()
     assert found.joined
@@ -118,74 +118,85 @@ def test_merges_widen_the_front_and_are_saved_with_what_was_expected_of_them(tin
         tried, content = found.tried[place], torch.load(found.saved[place], weights_only=True)
         assert hook(load_weights(found.saved[place])) == pytest.approx(tried.measured)
         assert content["epsopt"]["predicted"] == tried.predicted
-        assert content["epsopt"]["made_by"] == "epsopt merge --wide"
+        assert content["epsopt"]["made_by"] == "epsopt merge"
         assert content["config"]["recombined"] is True
         named = {p["sha256"]: p["checkpoint"] for p in content["epsopt"]["parents"]}
-        assert named.get(found.sources.base.sha256, "base:0") == "base:0"
+        assert named.get(found.sources[0].base.sha256, "base:0") == "base:0"
         assert None not in named.values()
-    assert {t.kind for t in found.tried} == {"between", "along", "beyond"}
-    # Between checkpoints the network is one; beyond, blocks that moved little and blocks that moved much are two.
-    assert {len(t.parts) for t in found.tried if t.kind != "beyond"} == {1}
-    assert min(c for t in found.tried if t.kind != "beyond" for part in t.parts for c in part.coefficients) >= 0.0
-    assert 2 in {len(t.parts) for t in found.tried if t.kind == "beyond"}
+    for tried in found.tried:
+        (shares,) = tried.recombination.coefficients
+        assert (tried.kind == "between") == (min(shares) >= 0.0)
+        assert sum(shares) == pytest.approx(1.0)
+    assert {t.kind for t in found.tried} == {"between", "beyond"}
 
 
-def test_each_kind_of_step_has_its_own_reliability_and_those_beyond_a_low_one_at_first(tiny, tmp_path):
+def test_a_predicted_gain_is_stated_after_what_merges_of_its_kind_gained(tiny, tmp_path):
     reliability = prior_reliability()
-    assert (reliability.of("between", 1.0), reliability.of("along", 1.0)) == (1.0, 1.0)
-    assert 0.05 < reliability.of("beyond", 1.0) < 0.1
-    for _ in range(20):
-        reliability.learn("along", 0.1, 0.0)
-    found = mixed(tiny, tmp_path, budget=2, give_up=False, reliability=reliability)
-    assert {t.kind for t in found.tried} <= {"between", "beyond"}
-    reliability = prior_reliability()
+    assert reliability.of("between", 1.0) == pytest.approx(0.1)
+    found = mixed(tiny, tmp_path, budget=2)
+    first = found.tried[0]
+    assert first.predicted_gain == pytest.approx(0.1 * first.model_gain)
     for kind in ("between", "beyond"):
         for _ in range(20):
-            reliability.learn(kind, 0.1, 0.0)
-    again = mixed(tiny, tmp_path / "again", budget=2, give_up=False, reliability=reliability)
-    assert {t.kind for t in again.tried} == {"along"}
-    assert all("on the way" in t.reason for t in again.tried)
+            reliability.learn(kind, 0.1, 0.1)
+    again = mixed(tiny, tmp_path / "again", budget=2, reliability=reliability)
+    assert again.tried[0].model_gain == found.tried[0].model_gain
+    assert again.tried[0].predicted_gain > 0.5 * again.tried[0].model_gain
+
+
+def test_merges_are_of_every_lineage_that_holds_a_part_of_the_front(tmp_path, hook):
+    (tmp_path / "epsopt.toml").write_text(FILE)
+    for run, sign in (("one", 1.0), ("two", -1.0)):
+        for epoch in range(1, 4):
+            state = weights(0.7 * epoch, 0.0, 0)
+            state["body.1.weight"] = sign * 5.0 * torch.randn(3, 3, generator=torch.Generator().manual_seed(len(run)))
+            state["tail"] = 40.0 * sign * torch.ones(50)
+            path = tmp_path / "runs" / run / f"epoch_{epoch:03d}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            metrics = {name: value - 0.01 * (sign > 0) * (name == "up") - 0.01 * (sign < 0) * (name == "calm")
+                       for name, value in hook(state).items()}  # fmt: skip
+            torch.save({"model_state_dict": state, "config": {"lr": 0.1}, "metrics": metrics, "epoch": epoch}, path)
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        assert not ingest(catalogue, tmp_path / "runs", jobs=1).failed
+        found = mixed((load_project(tmp_path), catalogue), tmp_path, budget=8)
+    assert len(found.sources) == 2
+    runs = {c.sha256: c.run for c in found.checkpoints} | {one.base.sha256: Path(one.base.path).parent.name
+                                                           for one in found.sources}  # fmt: skip
+    merged = [{runs[p.sha256] for p in t.recombination.parents} for t in found.tried]
+    assert all(len(names) == 1 for names in merged), "weights of two lineages have nothing to do with each other"
+    assert {name for names in merged for name in names} == {"one", "two"}
 
 
 def test_the_same_seed_gives_the_same_merges(tiny, tmp_path):
-    one, two = (mixed(tiny, tmp_path / str(i), budget=2, give_up=False, seed=3) for i in range(2))
+    one, two = (mixed(tiny, tmp_path / str(i), budget=2, seed=3) for i in range(2))
     assert [t.recombination for t in one.tried] == [t.recombination for t in two.tried]
 
 
 def test_nothing_is_measured_where_training_elsewhere_gains_more(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(mixing, "marginal_value_threshold", lambda volume, epochs: {8: volume, 9: volume}[epochs])
-    found = mixed(tiny, tmp_path, budget=6)
+    found = mixed(tiny, tmp_path, budget=6, give_up=True)
     assert found.tried == ()
     assert found.stopped is not None
     assert "training elsewhere" in found.stopped
     assert not (tmp_path / "new").exists()
 
 
-def test_products_of_merges_follow_from_their_coefficients(tiny):
+def test_coefficients_of_parts_are_written_as_a_recombination(tiny):
     project, catalogue = tiny
-    sources = choose_sources(catalogue.checkpoints(), catalogue.lineages(), project.objectives)
+    (sources,) = choose_sources(catalogue.checkpoints(), catalogue.lineages(), project.objectives)
     with WeightDecoder(project.evaluate) as decoder:
         parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
-        products = decoder.products(parents, sources.base)
-        known = MergeSearch(sources, products, project, catalogue.checkpoints())
-        rng = np.random.default_rng(0)
-        for _ in range(2):  # the second is a merge of the first
-            rows = known.expanded(rng.normal(size=(int(known.space.parts.max()) + 1, len(known.source_shares))))
-            recombination, parts = known.recombination(rows)
-            assert sum(p.tensors for p in parts) == len(products.names)
-            decoded = decoder.decode(recombination)
-            known.add(MergeStep("beyond", np.zeros((1, 1)), "", None, 0.0), rows, decoder.measure(decoded))
-            files = [*parents, Parent(str(decoded.path), _digest(decoded.path))]
-            read = decoder.products([files[0], files[-1]], sources.base).products
-            last = len(known.source_shares) - 1
-            np.testing.assert_allclose(known.space.products[:, [0, 0, last], [0, last, last]],
-                                       read[:, [0, 0, 1], [0, 1, 1]], rtol=1e-4, atol=1e-4)  # fmt: skip
-
-
-def _digest(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        merges = BlockMerges(sources, decoder.products(parents, sources.base))
+        parts = merges.space.parts
+        assert sorted(set(parts.tolist())) == [0, 1]
+        coefficients = np.random.default_rng(0).normal(size=(2, len(parents)))
+        decoded = load_weights(decoder.decode(merges.recombination(coefficients)).path)
+        base, *others = (load_weights(path) for path in [sources.base.path, *(p.path for p in parents)])
+        names = [name for name in base if base[name].is_floating_point()]
+        for part, name in zip(parts, names, strict=True):
+            weights = [w[name].double() - base[name].double() for w in others]
+            expected = base[name].double() + sum(c * w for c, w in zip(coefficients[part], weights, strict=True))
+            torch.testing.assert_close(decoded[name].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def made_up(run: int, epoch: int, folder: Path, **metrics: float) -> Checkpoint:
@@ -199,23 +210,48 @@ def made_up(run: int, epoch: int, folder: Path, **metrics: float) -> Checkpoint:
 LINEAGE = Lineage(1, "s", "/base.pt", True, "base")
 
 
-def test_sources_are_the_front_and_the_ends_of_the_newest_runs_and_never_too_many(tmp_path):
+def test_sources_are_the_front_the_best_ends_and_what_lies_behind_and_never_too_many(tmp_path):
     front = [made_up(1, e, tmp_path, up=e / 50, calm=1.0 - e / 50) for e in range(1, 41)]
-    ends = [made_up(r, e, tmp_path, up=-1.0, calm=-1.0 - r) for r in range(2, 30) for e in (1, 2)]
-    found = choose_sources([*front, *ends], [LINEAGE], [UP, CALM])
+    ends = [made_up(r, e, tmp_path, up=-1.0 - (e == 1), calm=-1.0 - r) for r in range(2, 30) for e in (1, 2)]
+    (found,) = choose_sources([*front, *ends], [LINEAGE], [UP, CALM])
     assert len(found.checkpoints) == MOST_SOURCES
     ups = [c.metrics["up"] for c in found.checkpoints[: found.n_front]]
     assert (ups[0], ups[-1]) == (0.02, 0.8), "a front that is thinned keeps its ends"
-    assert [(c.run_id, c.epoch) for c in found.checkpoints[found.n_front :]] == [(29 - i, 2) for i in range(8)]
+    rest = [(c.run_id, c.epoch) for c in found.checkpoints[found.n_front :]]
+    assert rest == [(r, 2) for r in range(2, 2 + len(rest))]
+    (few,) = choose_sources([*front[:3], *ends[:6]], [LINEAGE], [UP, CALM])
+    assert few.n_front == 3
+    assert [(c.run_id, c.epoch) for c in few.checkpoints[3:]] == [(2, 2), (3, 2), (4, 2), (2, 1), (3, 1), (4, 1)]
 
 
-def test_fewer_than_two_sources_are_an_error_that_says_so(tmp_path):
+def test_lineages_are_those_of_the_front_most_of_it_first(tmp_path):
+    def of(lineage: int, up: float, calm: float, epoch: int) -> Checkpoint:
+        return replace(made_up(lineage, epoch, tmp_path, up=up, calm=calm), lineage_id=lineage)
+
+    lineages = [Lineage(i, "s", f"/base_{i}.pt", True, f"base_{i}") for i in range(1, 12)]
+    rows = [of(i, 0.1 * i, 1.0 - 0.1 * i, 2) for i in range(1, 10)]  # one point of the front each
+    rows += [of(i, -1.0, -1.0, 1) for i in range(1, 12)]
+    rows += [of(9, 0.95, 0.05, 3), of(10, -0.5, -0.5, 2)]
+    found = choose_sources(rows, lineages, [UP, CALM])
+    assert len(found) == MOST_LINEAGES
+    assert found[0].base.sha256 == "base_9"
+    assert {one.base.sha256 for one in found} <= {f"base_{i}" for i in range(1, 10)}
+    assert sum(len(one.checkpoints) for one in found) <= MOST_SOURCES
+    alone = [of(1, 1.0, 1.0, 1), of(2, 0.5, 0.5, 1), of(2, 0.4, 0.6, 2)]
+    (other,) = choose_sources(alone, lineages, [UP, CALM])
+    assert other.base.sha256 == "base_2", "a lineage of one checkpoint has nothing to merge"
+
+
+def test_nothing_to_merge_is_an_error_that_says_so_and_a_base_that_was_measured_counts(tmp_path):
     one = made_up(1, 1, tmp_path, up=0.5, calm=0.5)
     founder = replace(made_up(1, 0, tmp_path, up=0.1, calm=0.1), sha256="base")
-    with pytest.raises(EmptyCatalogue, match="only one measured checkpoint besides the base"):
-        choose_sources([founder, one], [LINEAGE], [UP, CALM])
+    (found,) = choose_sources([founder, one], [LINEAGE], [UP, CALM])
+    assert (found.checkpoints, found.base_checkpoint) == ((one,), founder)
     with pytest.raises(EmptyCatalogue, match="nothing to merge"):
         choose_sources([one], [LINEAGE], [UP, CALM])
+    Path(one.path).unlink()
+    with pytest.raises(EmptyCatalogue, match="whose files are still there"):
+        choose_sources([founder, one], [LINEAGE], [UP, CALM])
 
 
 def test_checkpoints_that_diverged_are_left_out(tmp_path):
@@ -278,5 +314,5 @@ def test_a_hook_that_finds_nothing_where_training_did_is_named_before_the_budget
 
     monkeypatch.setattr(WeightDecoder, "measure", measure)
     with pytest.raises(UsageError, match=r"the evaluate hook returns NaN, .* on .*epoch_00.\.pt, whose file says"):
-        mixed(tiny, tmp_path, budget=7, give_up=False)
+        mixed(tiny, tmp_path, budget=7)
     assert len(asked) == 1

@@ -1,4 +1,4 @@
-"""What `epsopt merge --wide` shows: merges of many checkpoints, each part of the network on its own."""
+"""What `epsopt merge` shows of a search over all checkpoints of a few lineages."""
 
 from __future__ import annotations
 
@@ -9,49 +9,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.objectives import Objective
-    from epsopt.studies.merge.merge_candidates import Part
+    from epsopt.studies.merge.merge_sources import Sources
     from epsopt.studies.merge.weight_space_merge import Tried, WeightSpaceMerge
     from epsopt.studies.project.project import Project
-    from epsopt.zoo.catalogue.types import Checkpoint, Lineage
+    from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
 
 _SMALL = 0.005  # of a coefficient: rounded to nothing
 
 
-def merge_widely(
+def search_merges(
     project: Project,
     checkpoints: Sequence[Checkpoint],
-    lineages: Sequence[Lineage],
+    sources: Sequence[Sources],
     folder: Path,
     form: str | None,
     *,
     budget: int,
-    give_up: bool,
     rank: int | None,
     seed: int,
     progress: Callable[[str, float | None], None],
     jobs: int = 1,
     kept: KeptEvaluations | None = None,
 ) -> WeightSpaceMerge:
-    """Choose checkpoints and merge them; see :func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`."""
-    from epsopt.studies.merge.merge_sources import choose_sources
+    """Merge checkpoints; see :func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`."""
     from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
     from epsopt.studies.output_paths import decoded_file
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
-    sources = choose_sources(checkpoints, lineages, project.objectives)
     with WeightDecoder(
         project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank, jobs=jobs, kept=kept
     ) as decoder:
         return merge_in_weight_space(
             decoder, project, checkpoints, sources,
-            lambda i: decoded_file(folder, f"merged_{i:03d}", form, sources.checkpoints),
-            budget=budget, give_up=give_up, seed=seed, progress=progress,
+            lambda i, parents: decoded_file(folder, f"merged_{i:03d}", form, parents),
+            budget=budget, seed=seed, progress=progress,
         )  # fmt: skip
 
 
-def print_wide(
-    wide: WeightSpaceMerge,
+def print_search(
+    found: WeightSpaceMerge,
     project: Project,
     folder: Path,
     budget: int,
@@ -66,14 +63,14 @@ def print_wide(
     from epsopt.cli.output import print_json
 
     if as_json:
-        print_json(wide_document(wide, project.objectives, folder, budget, seed, whole))
+        print_json(search_document(found, project.objectives, folder, budget, seed, whole))
     else:
-        show_wide(wide, project.objectives, folder, budget, project.evaluate, labels)
+        show_search(found, project.objectives, folder, budget, project.evaluate, labels)
         print_whole(whole)
 
 
-def wide_document(
-    wide: WeightSpaceMerge,
+def search_document(
+    found: WeightSpaceMerge,
     objectives: Sequence[Objective],
     folder: Path,
     budget: int,
@@ -84,13 +81,12 @@ def wide_document(
     from epsopt.cli.merge_output import kept_json, outcome_json, recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
 
-    named = wide.sources.labels
-    base = wide.sources.base
+    named = found.labels
     return {
         "objectives": objective_json(objectives),
-        "parents": [checkpoint_json(c) for c in wide.sources.checkpoints],
-        "base": {"checkpoint": named[base.sha256], "path": base.path, "sha256": base.sha256},
-        "wide": True,
+        "parents": [checkpoint_json(c) for c in found.checkpoints],
+        "base": None,
+        "searched": True,
         "operator": "linear",
         "density": None,
         "groups": [],
@@ -100,29 +96,27 @@ def wide_document(
         "evaluations": [
             {
                 "weights": recombination_json(t.recombination, named),
-                "parts": [{"patterns": [*p.patterns], "tensors": p.tensors, "coefficients": _coefficients(t, p, named)}
-                          for p in t.parts],
                 "predicted": t.predicted,
                 "predicted_gain": t.predicted_gain,
                 "measured": dict(t.measured),
                 "reason": t.reason,
-                **kept_json(i, wide.joined, wide.saved, whole),
+                **kept_json(i, found.joined, found.saved, whole),
             }
-            for i, t in enumerate(wide.tried)
+            for i, t in enumerate(found.tried)
         ],
-        **outcome_json(wide, objectives, wide.disagreements, wide.sources.left_out, folder if wide.saved else None),
+        **outcome_json(found, objectives, found.disagreements, found.left_out, folder if found.saved else None),
     }  # fmt: skip
 
 
-def _coefficients(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
-    """How much of each checkpoint is in a part, by its name, the most first."""
-    pairs = zip(tried.recombination.parents, part.coefficients, strict=True)
-    shares = {named[p.sha256]: c for p, c in pairs if abs(c) >= _SMALL}
-    return dict(sorted(shares.items(), key=lambda item: -abs(item[1])))
+def _coefficients(tried: Tried, named: Mapping[str, str]) -> str:
+    """How much of each checkpoint is in a merge, the most first."""
+    pairs = zip(tried.recombination.parents, tried.recombination.coefficients[0], strict=True)
+    shares = sorted(((named[p.sha256], c) for p, c in pairs if abs(c) >= _SMALL), key=lambda item: -abs(item[1]))
+    return ", ".join(f"{name} {c:.2f}" for name, c in shares)
 
 
-def show_wide(
-    wide: WeightSpaceMerge,
+def show_search(
+    found: WeightSpaceMerge,
     objectives: Sequence[Objective],
     folder: Path,
     budget: int,
@@ -133,27 +127,21 @@ def show_wide(
     from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_list, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
-    sources, names = wide.sources, [o.name for o in objectives]
-    called = {c.sha256: labels(c.run, c.epoch) for c in sources.checkpoints}
-    called = {sha256: called.get(sha256, name) for sha256, name in sources.labels.items()}
-    runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
-    print_wrapped(
-        f"{len(sources.checkpoints)} checkpoints of {runs} runs that share the base "
-        f"{called[sources.base.sha256]}: {sources.n_front} of the measured front"
-        + (f", and the ends of {ends} runs." if ends else ".")
-    )
+    names = [o.name for o in objectives]
+    called = {**found.labels, **{c.sha256: labels(c.run, c.epoch) for c in found.checkpoints}}
+    print_wrapped(_opening(found.sources, called))
     print_wrapped()
-    n = len(wide.tried)
-    spent = f" Of a budget of {budget}, {n} were measured: {wide.stopped}." if wide.stopped else ""
-    if not wide.joined:
+    n = len(found.tried)
+    spent = f" Of a budget of {budget}, {n} were measured: {found.stopped}." if found.stopped else ""
+    if not found.joined:
         print_wrapped(f"None of {n} merges beats what is measured already; nothing was saved.{spent}")
         return
-    joined = [wide.tried[i] for i in wide.joined]
+    joined = [found.tried[i] for i in found.joined]
     ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
     texts = formatters(names, [*(t.measured for t in joined), *ends_of])
     groups = []
-    for i in wide.joined:
-        tried = wide.tried[i]
+    for i in found.joined:
+        tried = found.tried[i]
         rows = [[str(i), *measured_row("measured", tried.measured, names, texts)]]
         if tried.predicted is not None:
             ends_here = [(texts[k], tried.predicted[k]) for k in names]
@@ -161,30 +149,28 @@ def show_wide(
         groups.append(Rows(rows, frozenset({1})))
     print_table([Head("merge"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
     print_wrapped()
-    print_line("What they are made of; coefficients of a part sum to one:")
-    for i in wide.joined:
-        tried = wide.tried[i]
-        print_line(f"{i:>3}  {tried.reason}")
-        for part in tried.parts:
-            if len(tried.parts) > 1:
-                print_line(f"     {_named(part)}")
-            print_list(
-                ", ".join(f"{name} {c:.2f}" for name, c in _coefficients(tried, part, called).items()), "       "
-            )
+    print_line("What they are made of; coefficients sum to one:")
+    for i in found.joined:
+        print_line(f"{i:>3}  {found.tried[i].reason}")
+        print_list(_coefficients(found.tried[i], called), "     ")
     print_wrapped()
-    gain = f" ({wide.after / wide.before - 1.0:+.2%})" if wide.before > 0.0 else ""
+    gain = f" ({found.after / found.before - 1.0:+.2%})" if found.before > 0.0 else ""
     print_wrapped(
-        f"All values are measured by {hook}; expected is the 90 % interval from before. {len(wide.joined)} of {n} "
-        f"merges are on the measured front; its hypervolume went from {wide.before:.4g} to {wide.after:.4g}{gain}."
+        f"All values are measured by {hook}; expected is the 90 % interval from before. {len(found.joined)} of {n} "
+        f"merges are on the measured front; its hypervolume went from {found.before:.4g} to {found.after:.4g}{gain}."
         f"{spent}"
     )
     print_wrapped(HYPERVOLUME)
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
 
 
-def _named(part: Part) -> str:
-    many = f"{part.tensors} tensor{'s' if part.tensors != 1 else ''}"
-    if not part.patterns:
-        return f"the other {many}"
-    more = len(part.patterns) - 1
-    return f"{many}: {part.patterns[0]}" + (f" and {more} more pattern{'s' if more > 1 else ''}" if more else "")
+def _opening(sources: Sequence[Sources], called: Mapping[str, str]) -> str:
+    """Say what is merged."""
+    checkpoints = [c for one in sources for c in one.checkpoints]
+    runs, on_front = len({c.run_id for c in checkpoints}), sum(one.n_front for one in sources)
+    many = f"{len(checkpoints)} checkpoint{'s' if len(checkpoints) != 1 else ''}"
+    of_runs = f"{runs} run{'s' if runs != 1 else ''}"
+    behind = "all of them" if on_front == len(checkpoints) else f"{on_front} of them"
+    if len(sources) == 1:
+        return f"{many} of {of_runs} that share the base {called[sources[0].base.sha256]}, {behind} on its front."
+    return f"{many} of {of_runs} in {len(sources)} lineages, {behind} on the front of their lineage."
