@@ -4,10 +4,11 @@
     python benchmarks/merging_peers.py table [--seeds 10] [--budget 30]               # what is kept so far
 
 The zoos are those of benchmarks/families.py, made first where they are not there. Fine-tunes begin with one base, which
-the catalogue knows; of models that were trained from scratch, epochs of one run are merged. Everybody but `--wide`
-and `--choose gain` merges the parents that `epsopt merge` chooses by default, the three that dominate most, knows what
-these were measured to be, and may measure as many merges; epsopt measures its parents again, as it always does, and
-these count. The methods are in merging_methods.py, the hooks in merging_hooks.py. mergekit's operators need mergekit,
+the catalogue knows; of models that were trained from scratch, epochs of one run are merged. The peers merge the three
+checkpoints that dominate most (`epsopt merge --count 3`), know what these were measured to be, and may measure as many
+merges. `epsopt merge` chooses checkpoints itself, of several lineages where the front holds several; soups of ends take
+all runs of the one lineage that holds most of the front. What epsopt measures of checkpoints counts among its
+evaluations. The methods are in merging_methods.py, the hooks in merging_hooks.py. mergekit's operators need mergekit,
 CMA-ES the package cmaes. Every measurement and every result is kept, so that a second call goes on.
 
 Whatever is chosen (the default way of epsopt) is chosen on families.DEVELOPMENT; the others are only reported.
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import families
 import merging_methods as methods
@@ -37,8 +39,11 @@ from merging_hooks import OBJECTIVES, hook
 from numpy.typing import NDArray
 
 from epsopt.optimize import hypervolume
+from epsopt.optimize.merge.lineage_gp import LineageSpace
+from epsopt.optimize.merge.lineage_search import LineageMerge, candidate_merges
 from epsopt.optimize.merge.simplex_merge import MergeResult, merge
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
+from epsopt.studies.merge import merge_search, merge_sources
 from epsopt.studies.merge.merge_sources import choose_sources
 from epsopt.studies.merge.simplex_merge import front_parents
 from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
@@ -51,7 +56,8 @@ from epsopt.zoo.errors import EmptyCatalogue
 PARENTS = 3
 HERE = Path(__file__).resolve().parent
 SEARCH, OF_THREE = "epsopt merge", "epsopt merge --count 3"
-OURS = (SEARCH, OF_THREE)
+ONE_LINEAGE, DRAWN = "epsopt merge, one lineage", "its candidates, at random"
+OURS = (SEARCH, OF_THREE, ONE_LINEAGE, DRAWN)
 BASES = {"mlp-finetune": "base.pt", "ternary-relu": "base.pt", "llama": "base/model.safetensors"}
 """Files that runs begin with; an adapter names its base itself."""
 Floats = NDArray[np.float64]
@@ -125,8 +131,14 @@ class _Project:
 
 def ours(zoo: Zoo, name: str, budget: int, seed: int) -> Floats:
     """What `epsopt merge` measures, checkpoints' own evaluations left out, which count."""
-    if name == SEARCH:
+    if name == DRAWN:
+        with patch.object(merge_search, "choose_lineage_merge", _draw):
+            return ours(zoo, SEARCH, budget, seed)
+    if name in {SEARCH, ONE_LINEAGE}:
         sources = choose_sources(zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives)
+        if name == ONE_LINEAGE:
+            with patch.object(merge_sources, "MOST_LINEAGES", 1):
+                sources = choose_sources(zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives)
         with tempfile.TemporaryDirectory() as folder:
             found = merge_in_weight_space(
                 zoo.decoder, _Project(zoo.objectives), zoo.checkpoints, sources,  # type: ignore[arg-type]
@@ -139,6 +151,15 @@ def ours(zoo: Zoo, name: str, budget: int, seed: int) -> Floats:
         known=zoo.trained, budget=budget, seed=seed,
     )  # fmt: skip
     return measured_table([e.measured for e in result.evaluations[len(parents) :]], zoo.objectives)
+
+
+def _draw(
+    space: LineageSpace, points: Floats, values: Floats, _known: Floats, objectives: Sequence[Objective],
+    *, rng: np.random.Generator, **_: Any,
+) -> LineageMerge:  # fmt: skip
+    """Draw a merge instead of choosing one."""
+    candidates = candidate_merges(space, points, values, Objectives(objectives).maximize, rng)
+    return LineageMerge(rng.choice(candidates), None, None, None, None)
 
 
 def _made_of(parents: Sequence[Checkpoint], coefficients: Floats) -> Recombination:

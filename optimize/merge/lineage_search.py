@@ -96,7 +96,7 @@ def choose_lineage_merge(
     Raises:
         ValueError: no row of `values` is finite.
     """
-    candidates = _candidates(space, points, values, Objectives(objectives).maximize, rng)
+    candidates = candidate_merges(space, points, values, Objectives(objectives).maximize, rng)
     seed = int(rng.integers(2**31))
     try:
         process, transforms = fit_lineages(space, points, values, known, objectives, bounds or {})
@@ -152,10 +152,21 @@ class _Lineage:
     front: NDArray[np.int64]
 
 
-def _candidates(
+def candidate_merges(
     space: LineageSpace, points: Floats, values: Floats, maximize: Sequence[bool], rng: np.random.Generator
 ) -> Floats:
-    """``(n, k + 1)`` merges of any lineage, more of those that hold more of the front; none that was measured."""
+    """Draw merges of any lineage, more of those that hold more of the front; none that was measured.
+
+    Args:
+        space: where ``k`` checkpoints lie.
+        points: ``(n, k + 1)`` measured checkpoints, bases and merges.
+        values: ``(n, m)`` what was measured on them; rows with NaN measured nothing.
+        maximize: whether more is better, by column.
+        rng: draws them.
+
+    Returns:
+        ``(c, k + 1)`` coefficients, then the lineage.
+    """
     finite = np.flatnonzero(np.isfinite(values).all(axis=1))
     of_rows = points[:, -1].astype(np.int64)
     front = of_rows[finite[non_dominated(values[finite], maximize).indices]]
