@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint, Lineage, Run
     from epsopt.zoo.errors import Failure
-    from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint, sketch_distance
+    from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
+    from epsopt.zoo.fingerprints.sketch import sketch_distance
     from epsopt.zoo.ingestion.ingest import IngestReport, ingest, read_fingerprints
     from epsopt.zoo.ingestion.verification import Verification, verify
     from epsopt.zoo.layouts.open_checkpoint import load_weights
@@ -83,7 +84,7 @@ _LATER = {
     "load_weights": "layouts.open_checkpoint",
     "read_fingerprints": "ingestion.ingest",
     "ingest": "ingestion.ingest",
-    "sketch_distance": "fingerprints.fingerprint",
+    "sketch_distance": "fingerprints.sketch",
     "Verification": "ingestion.verification",
     "verify": "ingestion.verification",
 }

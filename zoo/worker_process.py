@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from epsopt.zoo.decoding.weight_gram import weight_products
 from epsopt.zoo.decoding.worker import evaluate, recombine
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
-from epsopt.zoo.fingerprints.fingerprint import SKETCH, Fingerprint, _finite, _sketch
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint, _finite
 from epsopt.zoo.fingerprints.lineage import ADAPTED, KnownLineage, LineageBook
+from epsopt.zoo.fingerprints.sketch import SKETCH, gain_directions, sketch_of
 from epsopt.zoo.layouts.adapters import reference_of
 from epsopt.zoo.layouts.effective_weights import EffectiveWeights, effective_weights
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
@@ -211,19 +212,20 @@ class Child:
         gone: list[int] = []
         sketch: Sketch | None = None
         if self.book.open_for(signature):
+            directions = _directions_of(held)
             guess = self._guesses.get(signature)
             if guess is not None and held.checkpoint.source.size <= self.limits.at_once:
                 # Most files belong where the one before did: then looking once is enough.
                 reference = self._reference_of(guess, gone)
                 if reference is not None:
                     kept = self._fingerprint(held, reference)
-                    nearest = self.book.nearest(signature, kept.sketch)
+                    nearest = self.book.nearest(signature, kept.sketch, directions)
                     if nearest is not None and nearest.id == guess.id:
                         return kept, guess.id, gone
                     sketch = kept.sketch
             if sketch is None:
                 sketch = _sketch_of(held)
-            while (known := self.book.nearest(signature, sketch)) is not None:
+            while (known := self.book.nearest(signature, sketch, directions)) is not None:
                 reference = self._reference_of(known, gone)
                 if reference is not None:
                     self._guesses[signature] = known
@@ -310,8 +312,13 @@ def _sketch_of(held: EffectiveWeights) -> Sketch:
     total = np.zeros(SKETCH, dtype=np.float64)
     for name, tensor in held.stream():
         if tensor.numel():
-            total += _sketch(name, _finite(tensor).reshape(-1))
+            total += sketch_of(name, _finite(tensor).reshape(-1))
     return total.astype(np.float32)
+
+
+def _directions_of(held: EffectiveWeights) -> NDArray[np.float64] | None:
+    shapes = {n: tuple(t.shape) for n, t in held.tensors.items() if t.is_floating_point() and t.numel()}
+    return gain_directions(tuple(shapes), tuple(shapes.values()))
 
 
 def _limit_memory(extra: int) -> None:

@@ -26,7 +26,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,14 +33,11 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.fingerprints.block_statistics import DELTA, STATISTICS, ScratchMemory, delta, statistics
 from epsopt.zoo.fingerprints.formats import DAMAGED, FORMAT, WITHOUT_FOLLOWED, damaged, header_of
+from epsopt.zoo.fingerprints.sketch import SKETCH, sketch_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain, is_followed
 
-SKETCH = 2048
 _LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
-_SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two row length
-_LONG = 32  # weights of a bucket from which on BLAS adds them up faster
-_SIGNED = 1 << 16  # weights that are given their signs at a time
 
 _N_SHAPE = 4
 _N_PRODUCT = WIDTH * WIDTH
@@ -216,7 +212,7 @@ def fingerprint(
         names.append(name)
         shapes.append(tuple(tensor.shape))
         n_parameters += values.size
-        sketch += _sketch(name, values.reshape(-1))
+        sketch += sketch_of(name, values.reshape(-1))
         row = np.zeros(FEATURES, dtype=np.float32)
         matrix = _matrix(values)
         row[SECTIONS["SHAPE"]] = [
@@ -251,20 +247,6 @@ def _compress(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def sketch_distance(a: Array, b: Array) -> float:
-    """Relative distance of two checkpoints of one signature, from their sketches.
-
-    Args:
-        a: ``(SKETCH,)`` sketch of the first; finite, as every sketch is.
-        b: ``(SKETCH,)`` sketch of the second.
-
-    Returns:
-        ``|a - b| / max(|a|, |b|)``: about 1.4 for independent initialisations, far below 1 for fine-tunes of one base.
-    """
-    scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)), 1e-12)
-    return float(np.linalg.norm(a - b)) / scale
-
-
 def _float32(tensor: torch.Tensor) -> Array:
     values: Array = tensor.detach().to(torch.float32).numpy()
     return values
@@ -286,40 +268,3 @@ def _clipped(values: Array) -> Array:
     if float(values.min()) >= -_LARGEST and float(values.max()) <= _LARGEST:
         return values
     return np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -_LARGEST, _LARGEST)
-
-
-@lru_cache(maxsize=1)
-def _signs() -> Array:
-    """Return the period of random signs, and as much of it again as one look may need."""
-    signs = np.random.default_rng(20_250_101).choice(np.array([-1.0, 1.0], dtype=np.float32), _SIGN_PERIOD)
-    return np.resize(signs, 2 * _SIGN_PERIOD + _SIGNED)
-
-
-def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-
-
-def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
-    """Add each weight, with a random sign, to one of SKETCH buckets; linear, and norm-preserving in expectation."""
-    seed = _digest(name)
-    signs, first = _signs(), -seed % _SIGN_PERIOD
-    out = np.zeros(SKETCH, dtype=np.float64)
-    step = _SIGN_PERIOD * SKETCH
-    for start in range(0, flat.size, step):
-        part = flat[start : start + step]
-        length = -(-part.size // SKETCH)  # weights per bucket, rounded up; the last bucket may have fewer
-        full = part.size // length
-        together = max(1, _SIGNED // length)  # buckets that are looked at together, while they are in the cache
-        for bucket in range(0, full, together):
-            n, at = min(together, full - bucket), bucket * length
-            sign = (first + at) % _SIGN_PERIOD
-            weights, signed = part[at : at + n * length], signs[sign : sign + n * length]
-            if length < _LONG:
-                out[bucket : bucket + n] += (weights * signed).reshape(n, length).sum(axis=1)
-            else:  # products of a row and a column: BLAS takes a third of the time of multiplying, then adding up
-                out[bucket : bucket + n] += (weights.reshape(n, 1, -1) @ signed.reshape(n, -1, 1))[:, 0, 0]
-        rest = part[full * length :]
-        if rest.size:
-            sign = (first + full * length) % _SIGN_PERIOD
-            out[full] += float((rest * signs[sign : sign + rest.size]).sum())
-    return np.roll(out, seed % SKETCH)

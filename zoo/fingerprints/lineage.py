@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.zoo.fingerprints.sketch import without_directions
+
 NEAR = 0.7
 """Relative sketch distance below which checkpoints are one lineage: fine-tunes of one base stay far below,
 independent initialisations are about 1.4 apart (sketch_distance)."""
@@ -93,14 +95,25 @@ class LineageBook:
 
     def open_for(self, signature: str) -> bool:
         """Tell whether any lineage of this signature takes new members."""
-        return len(self._stack(signature)[0]) > 0
+        if signature in self._stacks:
+            return len(self._stacks[signature][0]) > 0
+        return any(k.signature == signature and k.id not in self._closed for k in self)
 
-    def nearest(self, signature: str, sketch: NDArray[np.float32]) -> KnownLineage | None:
-        """Return the nearest lineage of a signature, None when none is within NEAR; of equals the oldest."""
-        ids, sketches = self._stack(signature)
+    def nearest(
+        self, signature: str, sketch: NDArray[np.float32], directions: NDArray[np.float64] | None = None
+    ) -> KnownLineage | None:
+        """Return the nearest lineage of a signature, None when none is within NEAR; of equals the oldest.
+
+        Args:
+            signature: of a checkpoint.
+            sketch: ``(SKETCH,)`` of its weights.
+            directions: in which every checkpoint of this signature begins alike
+                (:func:`epsopt.zoo.fingerprints.sketch.gain_directions`), which count for nothing.
+        """
+        ids, sketches = self._stack(signature, directions)
         if not ids:
             return None
-        own = _finite(sketch)
+        own = without_directions(_finite(sketch), directions)
         norms = np.maximum(np.linalg.norm(sketches, axis=1), np.linalg.norm(own))
         distances = np.linalg.norm(sketches - own, axis=1) / np.maximum(norms, 1e-12)
         best = int(np.argmin(distances))
@@ -110,12 +123,16 @@ class LineageBook:
         """Return the lineage that a reference file with this content founded."""
         return next((k for k in self if k.signature == signature and k.reference_sha256 == sha256), None)
 
-    def _stack(self, signature: str) -> tuple[list[int], NDArray[np.float64]]:
+    def _stack(
+        self, signature: str, directions: NDArray[np.float64] | None = None
+    ) -> tuple[list[int], NDArray[np.float64]]:
         if signature not in self._stacks:
-            members = [k for k in self if k.signature == signature and k.id not in self._closed]
-            members.sort(key=lambda k: k.id)
+            members = self._members(signature)
             rows = np.stack([_finite(k.sketch) for k in members]) if members else np.zeros((0, 0))
-            self._stacks[signature] = ([k.id for k in members], rows)
+            self._stacks[signature] = (
+                [k.id for k in members],
+                without_directions(rows, directions) if members else rows,
+            )
         return self._stacks[signature]
 
 

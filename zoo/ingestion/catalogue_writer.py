@@ -23,7 +23,9 @@ from epsopt.zoo.catalogue.identity import (
 from epsopt.zoo.catalogue.queries import insert_lineage, lineage_of_row, put_file, reader_of, refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, lineages, runs
 from epsopt.zoo.errors import Failure
+from epsopt.zoo.fingerprints.formats import header_of
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
+from epsopt.zoo.fingerprints.sketch import gain_directions
 from epsopt.zoo.ingestion.run_lineage import lineage_of_run
 from epsopt.zoo.layouts.adapters import MODEL
 from epsopt.zoo.layouts.scan import CheckpointFile
@@ -249,7 +251,9 @@ class Recorder:
         if contents.declared is not None:
             known = self._book.of_reference(contents.signature, contents.declared.sha256)
             return known if known is not None and known.declared else None
-        return self._book.nearest(contents.signature, contents.sketch)
+        header, _ = header_of(contents.fingerprint_bytes)
+        directions = gain_directions(tuple(header["names"]), tuple(map(tuple, header["shapes"])))
+        return self._book.nearest(contents.signature, contents.sketch, directions)
 
     def _found_lineage(self, contents: CheckpointContents) -> None:
         """Write a new lineage unless another process wrote one that fits; what is pending goes first.

@@ -17,7 +17,8 @@ from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, recombination
 from epsopt.zoo.errors import EpsoptError, UsageError
-from epsopt.zoo.fingerprints.fingerprint import fingerprint, sketch_distance
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
+from epsopt.zoo.fingerprints.sketch import sketch_distance
 from epsopt.zoo.layouts.effective_weights import effective_weights
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.reading.source import Limits

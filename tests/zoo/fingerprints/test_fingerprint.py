@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint, fingerprint, sketch_distance
+from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint, fingerprint
+from epsopt.zoo.fingerprints.sketch import sketch_distance
 
 from ...sweeps import examples  # noqa: TID252
 

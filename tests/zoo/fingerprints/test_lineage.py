@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.fingerprints.fingerprint import SECTIONS, sketch_distance
+from epsopt.zoo.fingerprints.fingerprint import SECTIONS, fingerprint
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
+from epsopt.zoo.fingerprints.sketch import SKETCH, gain_directions, sketch_distance, sketch_of, without_directions
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 
 
@@ -190,6 +191,49 @@ def test_the_nearest_lineage_is_chosen_as_sketch_distance_says_and_ties_go_to_th
     assert book.nearest("s", query).id == 2
     book.close(2)
     assert book.nearest("s", query).id == 9
+
+
+def small_transformer(seed: int, moved: float = 0.0) -> dict[str, torch.Tensor]:
+    """Weights with gains of one that are most of their norm, as layer norms of a small transformer have them."""
+    g, h = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(1000 + seed)
+    state = {}
+    for block in range(4):
+        weight = 0.02 * torch.randn(24, 24, generator=g)
+        state[f"blocks.{block}.norm.weight"] = torch.ones(24) + moved * torch.randn(24, generator=h)
+        state[f"blocks.{block}.norm.bias"] = moved * torch.randn(24, generator=h)
+        state[f"blocks.{block}.linear.weight"] = weight + moved * 0.02 * torch.randn(24, 24, generator=h)
+    return state
+
+
+def test_gains_that_begin_at_one_do_not_make_initialisations_alike(catalogue, tmp_path):
+    for seed in range(3):
+        for epoch in range(3):
+            path = tmp_path / "runs" / f"run_{seed}" / f"epoch_{epoch}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"state_dict": small_transformer(seed, 0.1 * epoch), "epoch": epoch}, path)
+    one, other = (fingerprint(small_transformer(seed).items()) for seed in range(2))
+    assert sketch_distance(one.sketch, other.sketch) < 0.5, "as near as a fine-tune is to its base"
+    ingest(catalogue, tmp_path / "runs")
+    lineages = {}
+    for c in catalogue.checkpoints():
+        lineages.setdefault(c.run, set()).add(c.lineage_id)
+    assert [len(ids) for ids in lineages.values()] == [1, 1, 1]
+    assert len(set.union(*lineages.values())) == 3
+
+
+def test_directions_of_gains_are_those_of_tensors_that_begin_at_one():
+    shapes = {"norm.weight": (8,), "norm.bias": (8,), "bn.running_var": (8,), "bn.running_mean": (8,), "w": (4, 8)}
+    directions = gain_directions(tuple(shapes), tuple(shapes.values()))
+    assert directions.shape == (SKETCH, 2)
+    ones = sketch_of("norm.weight", np.ones(8, dtype=np.float32))
+    assert np.abs(without_directions(ones, directions)).max() < 1e-9
+    weights = sketch_of("w", np.random.default_rng(0).normal(size=32).astype(np.float32))
+    assert np.linalg.norm(without_directions(weights, directions)) > 0.9 * np.linalg.norm(weights)
+    only_vectors = {n: s for n, s in shapes.items() if len(s) == 1}
+    assert gain_directions(tuple(only_vectors), tuple(only_vectors.values())) is None
+    assert gain_directions(("w",), ((4, 8),)) is None
+    many = tuple(f"layers.{i}.weight" for i in range(600))
+    assert gain_directions((*many, "w"), (*[(16,)] * 600, (4, 8))).shape == (SKETCH, 256)
 
 
 def drifting(base: dict[str, torch.Tensor], steps: int, seed: int) -> list[dict[str, torch.Tensor]]:

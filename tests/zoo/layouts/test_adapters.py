@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from sqlalchemy import update
 
-from epsopt.zoo import Catalogue, ingest
+from epsopt.zoo import Catalogue, ingest, sketch_distance
 from epsopt.zoo.catalogue import tables
 from epsopt.zoo.decoding.weight_gram import WeightProducts, weight_products
-from epsopt.zoo.fingerprints.fingerprint import sketch_distance
 from epsopt.zoo.fingerprints.lineage import ADAPTED
 from epsopt.zoo.layouts import effective_weights as effective
 from epsopt.zoo.layouts.adapters import AdapterConfig
