@@ -127,12 +127,12 @@ class LineageBook:
         self, signature: str, directions: NDArray[np.float64] | None = None
     ) -> tuple[list[int], NDArray[np.float64]]:
         if signature not in self._stacks:
-            members = self._members(signature)
-            rows = np.stack([_finite(k.sketch) for k in members]) if members else np.zeros((0, 0))
-            self._stacks[signature] = (
-                [k.id for k in members],
-                without_directions(rows, directions) if members else rows,
-            )
+            members = [k for k in self if k.signature == signature and k.id not in self._closed]
+            members.sort(key=lambda k: k.id)
+            rows = np.zeros((0, 0))
+            if members:
+                rows = without_directions(np.stack([_finite(k.sketch) for k in members]), directions)
+            self._stacks[signature] = ([k.id for k in members], rows)
         return self._stacks[signature]
 
 

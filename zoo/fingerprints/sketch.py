@@ -1,4 +1,4 @@
-"""Sketches: a linear summary of all weights, by which checkpoints of one initialisation are told from others.
+"""Sketches: a linear summary of all weights, by which checkpoints of one initialisation are known.
 
 A count sketch (Charikar et al. 2002): every weight is added, with a random sign, to one of :data:`SKETCH` buckets.
 """
