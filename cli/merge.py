@@ -77,6 +77,8 @@ def command(options: Options, picture: Path | None, overwrite: bool, **given: An
     --picture draws the merges among all that was measured.
     """
     asked = _Asked(**given)
+    if asked.parents and _is_given("count"):
+        raise UsageError("--count is for checkpoints that are not named: leave it out, or the names")
     from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
@@ -184,6 +186,9 @@ def _merge(
         parents, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
     else:
         sources = choose_sources(checkpoints, lineages, project.objectives)
+    if asked.groups:
+        (seen,) = catalogue.fingerprints([parents[0].id])
+        _require_matches(_patterns(asked.groups), seen.names)
     base = _base(asked.operator, parents, lineages)
     if asked.whole_models is not None:
         _check_new(asked.whole_models)
@@ -225,6 +230,20 @@ def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
 
     for sentence in (*left_out_sentences(left_out), *disagreements):
         note(sentence)
+
+
+def _patterns(groups: str | None) -> tuple[str, ...]:
+    return tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
+
+
+def _require_matches(patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse patterns that no tensor fits: each is a dimension of the search."""
+    from fnmatch import fnmatchcase
+
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(names[:3])
+            raise UsageError(f"--groups: no tensor of the checkpoints fits {pattern}; their names are {some}, ...")
 
 
 def _base(operator: str, parents: Sequence[Checkpoint], lineages: Sequence[Lineage]) -> Parent | None:
@@ -318,14 +337,13 @@ def merge_within(
     from epsopt.studies.output_paths import decoded_file
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
-    patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
     with WeightDecoder(
         project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank, jobs=jobs, kept=kept
     ) as decoder:
         return merge_checkpoints(
             decoder, project, checkpoints, parents, lambda i: decoded_file(folder, f"merged_{i:03d}", form, parents),
-            groups=patterns, budget=budget, reach=reach, seed=seed, operator=operator, base=base, density=density,
-            progress=lambda done, total: progress("measuring merges", done / total),
+            groups=_patterns(groups), budget=budget, reach=reach, seed=seed, operator=operator, base=base,
+            density=density, progress=lambda done, total: progress("measuring merges", done / total),
         )  # fmt: skip
 
 

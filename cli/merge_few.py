@@ -86,8 +86,9 @@ def _document(
 def _show(
     merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project, budget: int, labels: RunLabels
 ) -> None:
+    from epsopt.cli.merge_output import print_saved
     from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_table, print_wrapped
-    from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
+    from epsopt.cli.render import formatters, measured_row, metric_heads
 
     result = merged.result
     names = [o.name for o in objectives]
@@ -122,4 +123,4 @@ def _show(
         f"the measured front; its hypervolume went from {result.before:.4g} to {result.after:.4g}{gain}."
     )
     print_wrapped(HYPERVOLUME)
-    print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
+    print_saved(folder, project.runs)

@@ -74,6 +74,16 @@ def kept_json(
     return {"joined": index in joined, "saved": files[0], "whole_model": files[1]}
 
 
+def print_saved(folder: Path, runs: Path) -> None:
+    """Say where merges were saved, and the command that reads them."""
+    from epsopt.cli.output import print_line
+    from epsopt.cli.render import short_path
+
+    place = folder.resolve()
+    argument = "" if place.is_relative_to(runs.resolve()) else f" {short_path(place)}"
+    print_line(f"saved in {short_path(place)}; 'epsopt ingest{argument}' reads them")
+
+
 def print_whole(whole: Mapping[int, Path]) -> None:
     """Say where adapters were saved as whole models."""
     from epsopt.cli.output import print_line

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
 
-_SMALL = 0.005  # of a coefficient: rounded to nothing
+_SMALL = 0.02  # of a coefficient: not shown; the saved file has all
 
 
 def search_merges(
@@ -65,7 +65,7 @@ def print_search(
     if as_json:
         print_json(search_document(found, project.objectives, folder, budget, seed, whole))
     else:
-        show_search(found, project.objectives, folder, budget, project.evaluate, labels)
+        show_search(found, project, folder, budget, labels)
         print_whole(whole)
 
 
@@ -115,18 +115,13 @@ def _coefficients(tried: Tried, named: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {c:.2f}" for name, c in shares)
 
 
-def show_search(
-    found: WeightSpaceMerge,
-    objectives: Sequence[Objective],
-    folder: Path,
-    budget: int,
-    hook: str | None,
-    labels: RunLabels,
-) -> None:
+def show_search(found: WeightSpaceMerge, project: Project, folder: Path, budget: int, labels: RunLabels) -> None:
     """Print the merges that joined the front, what they are made of, and how far the front moved."""
+    from epsopt.cli.merge_output import print_saved
     from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_list, print_table, print_wrapped
-    from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
+    from epsopt.cli.render import formatters, measured_row, metric_heads
 
+    objectives = project.objectives
     names = [o.name for o in objectives]
     called = {**found.labels, **{c.sha256: labels(c.run, c.epoch) for c in found.checkpoints}}
     print_wrapped(_opening(found.sources, called))
@@ -136,11 +131,12 @@ def show_search(
     if not found.joined:
         print_wrapped(f"None of {n} merges beats what is measured already; nothing was saved.{spent}")
         return
-    joined = [found.tried[i] for i in found.joined]
+    order = sorted(found.joined, key=lambda i: found.tried[i].measured[names[0]] or 0.0)  # along the front
+    joined = [found.tried[i] for i in order]
     ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
     texts = formatters(names, [*(t.measured for t in joined), *ends_of])
     groups = []
-    for i in found.joined:
+    for i in order:
         tried = found.tried[i]
         rows = [[str(i), *measured_row("measured", tried.measured, names, texts)]]
         if tried.predicted is not None:
@@ -150,18 +146,18 @@ def show_search(
     print_table([Head("merge"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
     print_wrapped()
     print_line("What they are made of; coefficients sum to one:")
-    for i in found.joined:
+    for i in order:
         print_line(f"{i:>3}  {found.tried[i].reason}")
         print_list(_coefficients(found.tried[i], called), "     ")
     print_wrapped()
     gain = f" ({found.after / found.before - 1.0:+.2%})" if found.before > 0.0 else ""
     print_wrapped(
-        f"All values are measured by {hook}; expected is the 90 % interval from before. {len(found.joined)} of {n} "
-        f"merges are on the measured front; its hypervolume went from {found.before:.4g} to {found.after:.4g}{gain}."
-        f"{spent}"
+        f"All values are measured by {project.evaluate}; expected is the 90 % interval from before. "
+        f"{len(found.joined)} of {n} merges are on the measured front; its hypervolume went from "
+        f"{found.before:.4g} to {found.after:.4g}{gain}.{spent}"
     )
     print_wrapped(HYPERVOLUME)
-    print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
+    print_saved(folder, project.runs)
 
 
 def _opening(sources: Sequence[Sources], called: Mapping[str, str]) -> str:

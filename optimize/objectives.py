@@ -152,6 +152,27 @@ def within_limits(table: NDArray[np.float64], objectives: Sequence[Objective]) -
     return out
 
 
+def worst_where_missing(table: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """Fill in what a hook could not measure, so that a search does not come back to where nothing is measured.
+
+    Args:
+        table: ``(n, objectives)`` values; NaN where a hook found none.
+        objectives: the columns.
+
+    Returns:
+        The same, with the worst of the whole table in place of every value of a row that lacks one; as it is where no
+        row is whole.
+    """
+    import numpy as np
+
+    whole = np.asarray(np.isfinite(table).all(axis=1))
+    if whole.all() or not whole.any():
+        return table
+    finite = table[whole]
+    worst = np.where(Objectives(objectives).maximize, finite.min(axis=0), finite.max(axis=0))
+    return np.where(whole[:, None], table, worst)
+
+
 def measured_table(metrics: Sequence[dict[str, float | None]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
     """Measured metrics as ``(n, objectives)``; NaN where not measured, and in rows that miss an objective's limit."""
     import numpy as np

@@ -345,7 +345,6 @@ def _work(project: Project | None, ends: Iterable[Checkpoint]) -> Readiness:
 
 def _merge(project: Project | None, checkpoints: Sequence[Checkpoint]) -> Readiness:
     sizes = Counter(c.lineage_id for c in checkpoints)
-    runs = {lineage: len({c.run_id for c in checkpoints if c.lineage_id == lineage}) for lineage in sizes}
     return _readiness(
         "merge",
         (
@@ -354,8 +353,8 @@ def _merge(project: Project | None, checkpoints: Sequence[Checkpoint]) -> Readin
             '[hooks] evaluate = "package.module:function"',
         ),
         (
-            bool(checkpoints) and max(runs.values(), default=0) < 2,
-            "no two runs share a base, and only what does can be merged",
+            bool(checkpoints) and max(sizes.values(), default=0) < 2,
+            "no two checkpoints share a base or a run, and only what does can be merged",
             '[lineage] base = "PATH OF THE CHECKPOINT THAT RUNS START FROM"',
         ),
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.merge.simplex_gp import next_merge
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, worst_where_missing
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.zoo.errors import EpsoptError, UsageError
 
@@ -141,7 +141,8 @@ def merge(
             _require_values(done, objectives)
     reference = _reference(done[:parents], others, objectives)
     while len(done) < budget and patience.stopped is None:
-        tried, table = np.stack([e.coefficients for e in done]), _table(done, objectives)
+        tried = np.stack([e.coefficients for e in done])
+        table = worst_where_missing(_table(done, objectives), objectives)
         chosen: list[_Chosen] = []
         while len(chosen) < min(at_a_time, budget - len(done)):
             found = next_merge(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)

@@ -13,7 +13,7 @@ from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.merge.lineage_gp import LineageSpace
 from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge
 from epsopt.optimize.merge.simplex_merge import require_objectives
-from epsopt.optimize.objectives import Objectives, measured_table
+from epsopt.optimize.objectives import Objectives, measured_table, worst_where_missing
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.merge.merge_sources import Sources
 from epsopt.studies.project.project import Project
@@ -168,7 +168,10 @@ class MergeSearch:
         """
         values = measured_table([dict(measured)], self._objectives)
         self._points = np.vstack([self._points, step.merge.point])
-        self._values = np.vstack([self._values, values])
+        # The worst of what was measured, where the hook finds nothing: else the search would come back there.
+        self._values = np.vstack(
+            [self._values, worst_where_missing(np.vstack([self._table, values]), self._objectives)[-1:]]
+        )
         self._merges = np.vstack([self._merges, values])
         miss = step.merge.miss(values[0]) if learn else None
         if miss is not None:

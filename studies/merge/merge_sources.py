@@ -26,6 +26,7 @@ MOST_SOURCES = 32
 MOST_LINEAGES = 6
 """That these are of: those that hold most of the measured front."""
 
+_NAMED = 3  # files in a sentence
 _LEAST = 5  # checkpoints of a lineage, if it has so many
 _FROM_FRONT = 2 / 3  # of a lineage's checkpoints, where its front has more; ends of runs take the rest
 Floats = NDArray[np.float64]
@@ -41,6 +42,7 @@ class Sources:
         checkpoints: others of the lineage, all measured; those of the front come first.
         n_front: how many those are.
         left_out: checkpoints that would be merged, if their weights were finite.
+        gone: checkpoints of the lineage's front whose files are there no more.
     """
 
     base: Parent
@@ -48,6 +50,7 @@ class Sources:
     checkpoints: tuple[Checkpoint, ...]
     n_front: int
     left_out: tuple[Checkpoint, ...] = ()
+    gone: tuple[Checkpoint, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -130,7 +133,16 @@ def _of_lineage(
     taken = {c.id for c in ends} | on_front
     others = [c for c in own if c.id not in taken]
     others = _best_first(others, objectives, room - len(front) - len(ends))
-    return Sources(base, base_checkpoint, tuple([*front, *ends, *others][:room]), len(front))
+    there = {c.id for c in own}
+    gone = [c for c in measured if c.sha256 != base.sha256 and c.id not in there]
+    best = {c.id for c in _best_first([*own, *gone], objectives, 1)} if gone else set()
+    return Sources(
+        base,
+        base_checkpoint,
+        tuple([*front, *ends, *others][:room]),
+        len(front),
+        gone=tuple(c for c in gone if c.id in best),
+    )
 
 
 def _best_first(checkpoints: Sequence[Checkpoint], objectives: Objectives, least: int) -> list[Checkpoint]:
@@ -173,6 +185,15 @@ def only_finite(sources: Sources, products: WeightProducts, least: int = 2) -> t
     inner = products.products[:, kept[:, None], kept[None, :]]
     finite = replace(sources, checkpoints=chosen, n_front=n_front, left_out=left_out)
     return finite, replace(products, products=inner)
+
+
+def gone_sentences(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Say which checkpoints are not merged because their files are gone; of many, how many."""
+    if not checkpoints:
+        return []
+    named = ", ".join(c.path for c in checkpoints[:_NAMED])
+    more = f" and {len(checkpoints) - _NAMED} more" if len(checkpoints) > _NAMED else ""
+    return [f"of the measured front, {named}{more} {'is' if len(checkpoints) == 1 else 'are'} gone, and not merged"]
 
 
 def left_out_sentences(checkpoints: Sequence[Checkpoint]) -> list[str]:

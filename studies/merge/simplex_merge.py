@@ -143,6 +143,7 @@ def merge_checkpoints(
     differing = [s for p, e in zip(parents, result.evaluations, strict=False)
                  for s in disagreements(p, e.measured, objectives)]  # fmt: skip
     notes = [*differing, *decoder.notes, *Patience(list(result.failures)).notes()]
+    notes += missing_values([e.measured for e in result.evaluations[len(parents) :]], objectives)
     merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(notes), how)
     for place in result.joined:
         evaluation = result.evaluations[place]
@@ -154,6 +155,21 @@ def merge_checkpoints(
     return merged
 
 
+def missing_values(measured: Sequence[Mapping[str, float | None]], objectives: Sequence[Objective]) -> list[str]:
+    """Return one sentence for each objective that the hook did not find on some merges; of failed ones nothing is said.
+
+    Args:
+        measured: metrics of each merge; empty where its evaluation failed.
+        objectives: what counts.
+    """
+    some = [m for m in measured if m]
+    counts = {o.name: sum(m.get(o.name) is None for m in some) for o in objectives}
+    return [
+        f"the hook found no finite {name} on {n} of {len(some)} merges, which count as the worst that was measured"
+        for name, n in counts.items() if n
+    ]  # fmt: skip
+
+
 def disagreements(
     checkpoint: Checkpoint, measured: Mapping[str, float | None], objectives: Sequence[Objective]
 ) -> list[str]:
@@ -161,7 +177,10 @@ def disagreements(
     out = []
     for objective in objectives:
         stated, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
-        if stated is None or found is None:
+        if stated is None:
+            continue
+        if found is None:
+            out.append(f"no {objective.name} where its file says {stated:.4g}")
             continue
         if abs(stated - found) > _DIFFERENT * max(abs(stated), abs(found), 1e-9):
             out.append(f"{objective.name} {found:.4g} where its file says {stated:.4g}")

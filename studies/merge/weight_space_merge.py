@@ -16,8 +16,8 @@ import numpy as np
 from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
 from epsopt.studies.merge.merge_search import BETWEEN, BEYOND, MergeSearch, MergeStep
-from epsopt.studies.merge.merge_sources import Sources, only_finite
-from epsopt.studies.merge.simplex_merge import disagreements
+from epsopt.studies.merge.merge_sources import Sources, gone_sentences, only_finite
+from epsopt.studies.merge.simplex_merge import disagreements, missing_values
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -160,6 +160,7 @@ def merge_in_weight_space(
         raise found
     _require_values(found, project, first)
     differing = disagreements(first, found, project.objectives)
+    gone = gone_sentences([c for one in sources for c in one.gone])
     epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
     before, stopped = known.volume(), None
     unit = before if before > 0.0 else 1.0
@@ -183,6 +184,7 @@ def merge_in_weight_space(
             tried.append(Tried(step.kind, step.reason, made_of, step.predicted, *gains, measured))
             lineage_of.append(known.sources(step).checkpoints)
         stopped = patience.stopped or stopped
+    missing = missing_values([t.measured for t in tried], project.objectives)
     joined, saved = known.joined(), dict[int, Path]()
     labels = {sha256: name for one, _ in lineages for sha256, name in one.labels.items()}
     for place in joined:
@@ -201,7 +203,7 @@ def merge_in_weight_space(
         before=before,
         after=known.volume(),
         stopped=stopped,
-        disagreements=(*differing, *decoder.notes, *patience.notes()),
+        disagreements=(*gone, *differing, *decoder.notes, *patience.notes(), *missing),
     )
 
 

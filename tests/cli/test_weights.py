@@ -321,6 +321,8 @@ def test_a_search_for_merges_shows_its_table(mine, tmp_path):
     result = mine("merge", "--budget", "4", "--save", tmp_path / "new")
     assert result.status == 0, result.err
     assert "that share the base base:0" in " ".join(result.out.split())
+    if "saved in" in result.out:
+        assert f"'epsopt ingest {tmp_path / 'new'}' reads them" in " ".join(result.out.split())
     assert all(len(line) <= 80 for line in result.out.splitlines() if "saved in" not in line)
 
 
@@ -332,6 +334,13 @@ def test_a_merge_needs_a_hook_and_count_merges_a_few_of_the_front(project, mine,
     assert few.document["searched"] is False
     assert len({p["sha256"] for p in few.document["parents"]}) == 2
     assert len(few.document["evaluations"]) == 4
+    for arguments, sentence in (
+        (["run_000", "run_003", "--count", "2"], "--count is for checkpoints that are not named"),
+        (["run_000", "run_003", "--groups", "*.nothing.*"], "no tensor of the checkpoints fits *.nothing.*"),
+    ):
+        refused = mine("merge", *arguments)
+        assert refused.status == 2
+        assert sentence in " ".join(refused.err.split())
 
 
 @pytest.fixture

@@ -15,7 +15,15 @@ from epsopt.optimize.objectives import Objective
 from epsopt.studies import load_project
 from epsopt.studies.merge import weight_space_merge as mixing
 from epsopt.studies.merge.block_merges import BlockMerges
-from epsopt.studies.merge.merge_sources import MOST_LINEAGES, MOST_SOURCES, Sources, choose_sources, only_finite
+from epsopt.studies.merge.merge_search import MergeSearch
+from epsopt.studies.merge.merge_sources import (
+    MOST_LINEAGES,
+    MOST_SOURCES,
+    Sources,
+    choose_sources,
+    gone_sentences,
+    only_finite,
+)
 from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge, merge_in_weight_space, prior_reliability
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost
 from epsopt.studies.worker.refit_service import Task, learn
@@ -165,6 +173,37 @@ def test_merges_are_of_every_lineage_that_holds_a_part_of_the_front(tmp_path, ho
     merged = [{runs[p.sha256] for p in t.recombination.parents} for t in found.tried]
     assert all(len(names) == 1 for names in merged), "weights of two lineages have nothing to do with each other"
     assert {name for names in merged for name in names} == {"one", "two"}
+
+
+def test_merges_of_which_nothing_is_found_are_named_and_not_come_back_to(tiny, tmp_path, monkeypatch):
+    measure = MergeSearch.measure
+
+    def without(known, decoder, recombinations):
+        """Find nothing where a network is good at one thing: there the search would look first."""
+        found = measure(known, decoder, recombinations)
+        return [{**m, "calm": None} if m["up"] > 0.8 and len(r.parents) > 1 else m
+                for r, m in zip(recombinations, found, strict=True)]  # fmt: skip
+
+    monkeypatch.setattr(MergeSearch, "measure", without)
+    found = mixed(tiny, tmp_path, budget=10)
+    lost = [t.measured["calm"] is None for t in found.tried]
+    assert 0 < sum(lost) <= 5
+    assert sum(lost[5:]) <= sum(lost[:5])
+    assert found.disagreements == (
+        f"the hook found no finite calm on {sum(lost)} of 10 merges, which count as the worst that was measured",
+    )
+    assert not set(found.joined) & {i for i, nothing in enumerate(lost) if nothing}
+
+
+def test_a_checkpoint_of_the_front_whose_file_is_gone_is_named(tiny, tmp_path):
+    project, catalogue = tiny
+    (sources,) = choose_sources(catalogue.checkpoints(), catalogue.lineages(), project.objectives)
+    first = Path(sources.checkpoints[0].path)
+    first.unlink()
+    found = mixed(tiny, tmp_path, budget=1)
+    assert found.disagreements == (f"of the measured front, {first} is gone, and not merged",)
+    many = [replace(sources.checkpoints[0], path=f"/{i}.pt") for i in range(5)]
+    assert gone_sentences(many) == ["of the measured front, /0.pt, /1.pt, /2.pt and 2 more are gone, and not merged"]
 
 
 def test_the_same_seed_gives_the_same_merges(tiny, tmp_path):
