@@ -18,6 +18,7 @@ from epsopt.zoo.html_text import escaped
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_FRONT, _BEFORE = "measured front", "front without merges"
 _UPRIGHT = 34  # characters of a title that all planes of a column have room for
 MOST_POINTS = 1500  # besides the front: more makes the dashboard slow and the picture no clearer
 
@@ -51,7 +52,8 @@ def front(
         checkpoints: measured ones; those that lack an objective are not drawn.
         answers: predicted points with intervals, drawn hollow with whiskers.
         targets: drawn as dashed lines.
-        merged: merges of checkpoints that were measured, too; they are squares beside the others, and all are drawn.
+        merged: merges of checkpoints that were measured, too; they are squares beside the others, and all are drawn,
+            with the front as it is without them.
         title: of the figure.
 
     Returns:
@@ -62,6 +64,7 @@ def front(
     """
     if not objectives:
         raise UsageError("there is no objective to draw a front of: name one in epsopt.toml, as [objectives.NAME]")
+    before = measured_front(objectives, checkpoints)[0] if merged else []
     checkpoints = [*checkpoints, *merged]
     best, others = measured_front(objectives, checkpoints)
     mixed = [c for c in merged if any(c is one for one in (*best, *others))]
@@ -73,7 +76,8 @@ def front(
     # The order of drawing: what matters most is drawn last.
     groups = [
         _measured("measured", objectives, others, {"color": MEASURED, "size": 5, "opacity": 0.6}),
-        _measured("measured front", objectives, best, {"color": FRONT, "size": 8}),
+        _measured(_BEFORE, objectives, before, {"color": FRONT, "size": 6, "opacity": 0.5}),
+        _measured(_FRONT, objectives, best, {"color": FRONT, "size": 8}),
         _measured(
             "merges, measured",
             objectives,
@@ -182,12 +186,13 @@ def _plane(
     for group in groups:
         x, y = (short(scale(column)) for scale, column in zip(scales, group.columns, strict=True))
         text, extra = group.text, {}
-        if group.name == "measured front":
+        if group.name in {_FRONT, _BEFORE}:
             order = sorted(range(len(x)), key=x.__getitem__)
             x, y, text = [x[i] for i in order], [y[i] for i in order], [text[i] for i in order]
             # The border of what the front dominates is a staircase.
             shape = "vh" if objectives[0].maximize else "hv"
-            extra = {"line": {"color": FRONT, "width": 1.5, "shape": shape}}
+            dash = "solid" if group.name == _FRONT else "dot"
+            extra = {"line": {"color": FRONT, "width": 1.5, "shape": shape, "dash": dash}}
         elif group.style is HOLLOW:
             extra = {
                 f"error_{axis}": whiskers(o.name, answers, scale)
@@ -195,7 +200,7 @@ def _plane(
             }
         ends[0] += x
         ends[1] += y
-        mode = "markers+lines" if group.name == "measured front" else "markers"
+        mode = "markers+lines" if group.name in {_FRONT, _BEFORE} else "markers"
         figure.add_trace(
             go.Scatter(
                 x=x, y=y, mode=mode, name=f"{group.name} ({len(x)})", marker=group.style,
