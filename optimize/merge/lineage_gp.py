@@ -12,7 +12,7 @@ what was measured, held near to a guess.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.forecast.learning_curve_gp import floor_scale
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective
 from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.relevance import matern
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
@@ -214,42 +214,6 @@ def _learn(compared: _Compared, y: Tensor) -> Tensor:
         with torch.no_grad():
             log.clamp_(-9.0, 5.0)
     return log.detach()
-
-
-@dataclass(frozen=True, eq=False)
-class MergeOutcomes:
-    """What merges are expected to measure, as :class:`epsopt.optimize.acquisition.ehvi.Outcomes`.
-
-    Attributes:
-        model: the process, on the scale of `transforms`.
-        objectives: its outputs.
-        transforms: from an objective's own unit to the process's, one each.
-        known: ``(n, m)`` all that was measured anywhere, finite.
-    """
-
-    model: LineageGP
-    objectives: tuple[Objective, ...]
-    transforms: tuple[MetricTransform, ...]
-    known: Floats
-
-    @property
-    def signs(self) -> Tensor:
-        """``(m,)`` +1 to maximise, -1 to minimise."""
-        return torch.from_numpy(Objectives(self.objectives).signs)
-
-    @property
-    def constraints(self) -> list[Callable[[Tensor], Tensor]]:
-        """None."""
-        return []
-
-    def untransform(self, outputs: Tensor) -> Tensor:
-        """``(..., m)`` on the process's scale to the objectives' own, larger is better."""
-        columns = [t.backward_draws(outputs[..., j]) for j, t in enumerate(self.transforms)]
-        return torch.stack(columns, dim=-1) * self.signs
-
-    def measured(self) -> Floats:
-        """``(n, m)`` all that was measured, larger is better."""
-        return np.asarray(self.known * self.signs.numpy())
 
 
 def fit_lineages(

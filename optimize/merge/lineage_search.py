@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
-from epsopt.optimize.merge.lineage_gp import LineageSpace, MergeOutcomes, fit_lineages
+from epsopt.optimize.merge.lineage_gp import LineageSpace, fit_lineages
+from epsopt.optimize.merge.merge_outcomes import MergeOutcomes
 from epsopt.optimize.merge.simplex_gp import FIT_FAILURES
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import non_dominated

@@ -28,11 +28,12 @@ from torch import Tensor
 
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
 from epsopt.optimize.forecast.learning_curve_gp import floor_scale
+from epsopt.optimize.merge.merge_outcomes import MergeOutcomes
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import non_dominated
 from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.relevance import matern
-from epsopt.surrogate.transforms import MetricTransform, fit_transform
+from epsopt.surrogate.transforms import fit_transform
 
 MOST_ROWS = 128
 """Measured checkpoints that the process is fitted to: the front, then the newest."""
@@ -168,31 +169,6 @@ def choose_merge(
 
 
 @dataclass(frozen=True, eq=False)
-class _MergeModel:
-    """Outcomes (ehvi.py) of points in weight space."""
-
-    model: _Processes
-    objectives: tuple[Objective, ...]
-    transforms: tuple[MetricTransform, ...]
-    known: Floats
-
-    @property
-    def signs(self) -> Tensor:
-        return torch.from_numpy(Objectives(self.objectives).signs)
-
-    @property
-    def constraints(self) -> list[Callable[[Tensor], Tensor]]:
-        return []
-
-    def untransform(self, outputs: Tensor) -> Tensor:
-        columns = [t.backward_draws(outputs[..., j]) for j, t in enumerate(self.transforms)]
-        return torch.stack(columns, dim=-1) * self.signs
-
-    def measured(self) -> Floats:
-        return np.asarray(self.known * self.signs.numpy())
-
-
-@dataclass(frozen=True, eq=False)
 class _Compared:
     """Squared distances between points, ``(parts, ..., n, k)`` each.
 
@@ -296,7 +272,7 @@ def fit_weight_space(
     base: Floats | None,
     bounds: Mapping[str, tuple[float, float]],
     finite: NDArray[np.int64],
-) -> _MergeModel:
+) -> MergeOutcomes:
     """Fit the process to what was measured.
 
     Args:
@@ -321,7 +297,7 @@ def fit_weight_space(
         for y, o in zip(table.T, objectives, strict=True)
     )
     y = torch.from_numpy(np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)]))
-    return _MergeModel(_Processes(space.by_part, points, y), tuple(objectives), transforms, values[finite])
+    return MergeOutcomes(_Processes(space.by_part, points, y), tuple(objectives), transforms, values[finite])
 
 
 def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
