@@ -20,6 +20,7 @@ from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.measuring import Metrics
+from epsopt.zoo.decoding.operator_names import LINEAR
 from epsopt.zoo.decoding.recombination import Parent, Recombination
 from epsopt.zoo.decoding.weight_gram import WeightProducts
 from epsopt.zoo.errors import EpsoptError
@@ -29,6 +30,7 @@ BETWEEN, BEYOND = "between", "beyond"
 
 _WHY = {BETWEEN: "between checkpoints", BEYOND: "beyond checkpoints, along their differences"}
 _NO_MODEL = "any candidate, since no model could be fitted"
+_BEFORE = "measured by a command that did not end"
 _DRAWS = 64  # of what a merge may measure
 _ROUNDING = 1e-9
 Floats = NDArray[np.float64]
@@ -101,8 +103,7 @@ class MergeSearch:
             self.space, self._points, self._values, self._table, self._objectives,
             bounds=self._bounds, reference=self.reference, misses=self._misses, rng=rng,
         )  # fmt: skip
-        shares = merge.point[:-1]
-        kind = BETWEEN if shares.min() >= -_ROUNDING and shares.sum() <= 1.0 + _ROUNDING else BEYOND
+        kind = _kind(merge.point)
         if merge.predicted is None or merge.low is None or merge.high is None:
             return MergeStep(merge, kind, _NO_MODEL, None, 0.0)
         predicted = {
@@ -141,6 +142,19 @@ class MergeSearch:
         whole = [round(1.0 - float(shares.sum()), 9), *shares.tolist()]
         used = [i for i, share in enumerate(whole) if share != 0.0]
         return Recombination(tuple(parents[i] for i in used), (tuple(whole[i] for i in used),))
+
+    def step_of(self, recombination: Recombination) -> MergeStep | None:
+        """Return a merge that was measured before as a step; None: of no lineage, or with several coefficients each."""
+        if recombination.groups or recombination.operator != LINEAR:
+            return None
+        shares = {p.sha256: c for p, c in zip(recombination.parents, recombination.coefficients[0], strict=True)}
+        for place, sources in enumerate(self._sources):
+            own = [c.sha256 for c in sources.checkpoints]
+            if len(shares) > 1 and set(shares) <= {*own, sources.base.sha256}:
+                point = np.append(np.zeros(len(self.space.lineages)), place)
+                point[np.flatnonzero(self.space.lineages == place)] = [shares.get(sha256, 0.0) for sha256 in own]
+                return MergeStep(LineageMerge(point, None, None, None, None), _kind(point), _BEFORE, None, 0.0)
+        return None
 
     def measure(self, decoder: WeightDecoder, recombinations: Sequence[Recombination]) -> list[Metrics | EpsoptError]:
         """Decode and measure; every objective must be among what the hook measures."""
@@ -190,3 +204,8 @@ class MergeSearch:
         """Places of the merges that nothing measured dominates."""
         front = non_dominated(np.vstack([self._others, self._merges]), self._maximize).indices
         return [int(i) - len(self._others) for i in front if i >= len(self._others)]
+
+
+def _kind(point: Floats) -> str:
+    shares = point[:-1]
+    return BETWEEN if shares.min() >= -_ROUNDING and shares.sum() <= 1.0 + _ROUNDING else BEYOND

@@ -171,7 +171,11 @@ def merge_in_weight_space(
         volume = known.volume()
         worths = {kind: reliability.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, BEYOND)}
         least = marginal_value_threshold(volume, epochs) if give_up else None
-        steps, stopped = _next_steps(known, min(decoder.jobs, budget - len(tried)), worths, least, rng)
+        most = budget - len(tried)
+        steps, stopped = _next_steps(known, min(decoder.jobs, most), worths, least, rng)
+        others = _measured_before(decoder, known, steps)[:most] if steps else []
+        if others:  # what was paid for counts, and what to measure next is chosen anew
+            steps, stopped = others, None
         made = [known.recombination(step) for step in steps]
         found_all = known.measure(decoder, made)
         for step, made_of, outcome in zip(steps, made, found_all, strict=True):
@@ -229,6 +233,18 @@ def _compared(
     if not out:
         raise errors[0]
     return [(replace(out[0][0], left_out=(*out[0][0].left_out, *left_out)), out[0][1]), *out[1:]]
+
+
+def _measured_before(decoder: WeightDecoder, known: MergeSearch, steps: Sequence[MergeStep]) -> list[MergeStep]:
+    """Return merges that a command kept which did not end, where none of these steps is among them.
+
+    The same command chooses the same again, and comes to them one by one; one of another seed, or of more evaluations
+    at a time, does not.
+    """
+    kept = decoder.unused()
+    if any(known.recombination(step) in kept for step in steps):
+        return []
+    return [step for step in map(known.step_of, kept) if step is not None]
 
 
 def _next_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 from collections import Counter
@@ -431,6 +432,26 @@ class Catalogue:
         if not isinstance(meta, dict) or not isinstance(row.data, bytes | memoryview):
             raise DamagedArtifact(damaged)
         return bytes(row.data), meta
+
+    def artifact_descriptions(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return the descriptions of the artifacts of a kind, the oldest first; damaged ones are left out.
+
+        Args:
+            kind: what they are.
+
+        Returns:
+            Descriptions by key.
+        """
+        query = select(artifacts.c.key, artifacts.c.meta).where(artifacts.c.kind == kind).order_by(artifacts.c.id)
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+        out: dict[str, dict[str, Any]] = {}
+        for key, text in rows:
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                meta = json.loads(text)
+                if isinstance(meta, dict):
+                    out[key] = meta
+        return out
 
     def forget_artifacts(self, kind: str, keys: Sequence[str] | None = None) -> None:
         """Delete artifacts of a kind.

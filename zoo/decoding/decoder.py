@@ -202,6 +202,10 @@ class WeightDecoder:
         self._measuring.averaged |= found.averaged
         return found.metrics
 
+    def unused(self) -> list[Recombination]:
+        """Return merges of which an earlier command, which did not end, kept what nobody asked for yet."""
+        return [] if self._kept is None else self._kept.unused()
+
     @property
     def notes(self) -> list[str]:
         """Sentences about what was measured so far."""

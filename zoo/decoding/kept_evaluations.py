@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from epsopt.zoo.decoding.measuring import Metrics, types_of
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.saving import Tensors
 from epsopt.zoo.decoding.tensor_file import TensorType, file_order, mapped_tensors, write_tensors
-from epsopt.zoo.errors import DamagedArtifact
+from epsopt.zoo.errors import DamagedArtifact, EpsoptError
 
 _KIND = "merge_evaluation"
 _LARGEST = 64 << 20
@@ -121,7 +122,24 @@ class KeptEvaluations:
             )  # fmt: skip
         key = self._key(recombination)
         self._mine.add(key)
-        self._catalogue.put_artifact(_KIND, key, json.dumps(record).encode(), {})
+        description = {"project": self._project, "means": self._means, "recombination": recombination.to_json()}
+        self._catalogue.put_artifact(_KIND, key, json.dumps(record).encode(), description)
+
+    def unused(self) -> list[Recombination]:
+        """Return the merges of which something is kept that was not asked for yet, the oldest first."""
+        if self._fresh:
+            return []
+        out = []
+        for key, description in self._catalogue.artifact_descriptions(_KIND).items():
+            if key in self._mine or description.get("project") != self._project:
+                continue
+            if json.dumps(description.get("means")) != json.dumps(self._means):
+                continue
+            with contextlib.suppress(KeyError, TypeError, ValueError, EpsoptError):
+                recombination = Recombination.from_json(description["recombination"])
+                if self._key(recombination) == key:
+                    out.append(recombination)
+        return out
 
     def forget(self) -> None:
         """Remove the evaluations that were used or added here: the command that asked for them has ended well."""

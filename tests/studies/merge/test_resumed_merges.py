@@ -55,7 +55,7 @@ class Merging:
         self.checkpoints = catalogue.checkpoints()
         self.hook = "evaluate"
 
-    def __call__(self, *, fresh: bool = False, jobs: int = 1, budget: int = 6, search: bool = False):
+    def __call__(self, *, fresh: bool = False, jobs: int = 1, budget: int = 6, search: bool = False, seed: int = 0):
         runs, url = self.folder / "runs", f"sqlite:///{self.folder / 'epsopt.db'}"
         project = Project("p", self.folder / "epsopt.toml", runs, url, OBJECTIVES, evaluate=f"resumed:{self.hook}")
         out = self.folder / f"out_{len(list(self.folder.glob('out_*')))}"
@@ -67,7 +67,7 @@ class Merging:
             if search:
                 sources = choose_sources(self.checkpoints, self.catalogue.lineages(), OBJECTIVES)
                 return merge_in_weight_space(
-                    decoder, project, self.checkpoints, sources, lambda i, _: out / f"{i}.pt", budget=budget
+                    decoder, project, self.checkpoints, sources, lambda i, _: out / f"{i}.pt", budget=budget, seed=seed
                 )
             parents = [c for c in self.checkpoints if c.run != "base"]
             return merge_checkpoints(
@@ -134,6 +134,24 @@ def test_an_interrupted_merge_goes_on_and_measures_nothing_twice(merging, monkey
     assert "3 evaluations of an earlier merge" in resumed_sentences(merging.kept)[0]
     merging(search=search)
     assert len(merging.log) == 3 * n, "a merge that was ended is measured anew"
+
+
+@pytest.mark.parametrize("options", [{"seed": 5}, {"jobs": 2}], ids=["seed", "jobs"])
+def test_what_an_interrupted_search_measured_counts_in_one_of_another_seed_or_of_more_at_a_time(
+    merging, monkeypatch, options
+):
+    with monkeypatch.context() as patch:
+        merging.interrupt_at(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            merging(search=True)
+    before = {round(1.0 - (float(weight) - 0.7) ** 2, 6) for _, _, weight in merging.log[1:]}  # the first is a source
+    merged = merging(search=True, **options)
+    assert {"measured by a command that did not end"} <= {t.reason for t in merged.tried}
+    assert before <= {round(found["up"], 6) for found in values(merged)}
+    assert len(merged.tried) == 6
+    assert merging.kept.used == 5
+    assert len(merging.log) == 5 + 2, "what was paid for is not paid for again"
+    assert not merging.kept.unused()
 
 
 def test_what_was_measured_before_evaluations_failed_is_not_measured_again(merging):
