@@ -161,3 +161,16 @@ def test_a_lineage_of_one_checkpoint_is_merged_with_its_base() -> None:
     )
     assert merge.point[-1] == 0.0
     assert merge.predicted is not None
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_any_number_of_objectives_may_count(count) -> None:
+    toy = Toy()
+    objectives = [Objective(f"o{i}", maximize=bool(i % 2)) for i in range(count)]
+    values = np.column_stack([np.cos((i + 1.0) * toy.values[:, i % 2]) for i in range(count)])
+    merge = choose_lineage_merge(
+        toy.space, toy.points, values, values, objectives, reference=np.zeros(count), rng=np.random.default_rng(0)
+    )
+    assert merge.predicted is not None
+    assert merge.predicted.shape == (count,)
+    assert merge.miss(merge.predicted).shape == (count,)
