@@ -67,6 +67,7 @@ class LineageBook:
     def __init__(self, known: Iterable[KnownLineage] = ()) -> None:
         self._known: dict[int, KnownLineage] = {}
         self._closed: set[int] = set()
+        self._rows: dict[int, NDArray[np.float64]] = {}  # sketches without directions, by lineage
         self._stacks: dict[str, tuple[list[int], NDArray[np.float64]]] = {}
         for lineage in known:
             self.add(lineage)
@@ -85,6 +86,7 @@ class LineageBook:
         """Add a lineage, or replace the one with its id; it is open."""
         self._closed.discard(lineage.id)
         self._known[lineage.id] = lineage
+        self._rows.pop(lineage.id, None)
         self._stacks.pop(lineage.signature, None)
 
     def close(self, lineage_id: int) -> None:
@@ -129,9 +131,10 @@ class LineageBook:
         if signature not in self._stacks:
             members = [k for k in self if k.signature == signature and k.id not in self._closed]
             members.sort(key=lambda k: k.id)
-            rows = np.zeros((0, 0))
-            if members:
-                rows = without_directions(np.stack([_finite(k.sketch) for k in members]), directions)
+            for k in members:
+                if k.id not in self._rows:
+                    self._rows[k.id] = without_directions(_finite(k.sketch), directions)
+            rows = np.stack([self._rows[k.id] for k in members]) if members else np.zeros((0, 0))
             self._stacks[signature] = ([k.id for k in members], rows)
         return self._stacks[signature]
 
