@@ -135,6 +135,7 @@ class LineageBook:
                 if k.id not in self._rows:
                     self._rows[k.id] = without_directions(_finite(k.sketch), directions)
             rows = np.stack([self._rows[k.id] for k in members]) if members else np.zeros((0, 0))
+            self._rows.update(zip((k.id for k in members), rows, strict=True))  # held once
             self._stacks[signature] = ([k.id for k in members], rows)
         return self._stacks[signature]
 
