@@ -15,6 +15,8 @@ LITTLE = {
     "epsopt.optimize.forecast.learning_curve_gp.STEPS": 25,
     "epsopt.optimize.gp.ITERATIONS": 20,
     "epsopt.optimize.latent.engines.bayesian.PICKS": 2,
+    "epsopt.optimize.merge.lineage_gp.STEPS": 12,
+    "epsopt.optimize.merge.lineage_search.CANDIDATES": 256,
     "epsopt.optimize.merge.simplex_gp.CANDIDATES": 256,
     "epsopt.optimize.merge.simplex_gp.FIT_STEPS": 15,
     "epsopt.optimize.merge.weight_space_gp.CANDIDATES": 128,

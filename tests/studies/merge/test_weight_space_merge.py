@@ -175,6 +175,7 @@ def test_merges_are_of_every_lineage_that_holds_a_part_of_the_front(tmp_path, ho
     assert {name for names in merged for name in names} == {"one", "two"}
 
 
+@pytest.mark.usefixtures("whole_effort_here")
 def test_merges_of_which_nothing_is_found_are_named_and_not_come_back_to(tiny, tmp_path, monkeypatch):
     measure = MergeSearch.measure
 
