@@ -71,6 +71,7 @@ class KeptEvaluations:
         self._catalogue, self._project, self._means = catalogue, project, list(means)
         self._wanted, self._fresh = wanted, fresh
         self._mine: set[str] = set()
+        self._earlier: dict[str, Recombination] | None = None
         self.used = 0
         self.failures = 0
 
@@ -127,24 +128,28 @@ class KeptEvaluations:
 
     def unused(self) -> list[Recombination]:
         """Return the merges of which something is kept that was not asked for yet, the oldest first."""
-        if self._fresh:
-            return []
-        out = []
+        if self._earlier is None:  # read once: what this command keeps is never unused
+            self._earlier = {} if self._fresh else self._read_earlier()
+        return [recombination for key, recombination in self._earlier.items() if key not in self._mine]
+
+    def _read_earlier(self) -> dict[str, Recombination]:
+        out: dict[str, Recombination] = {}
         for key, description in self._catalogue.artifact_descriptions(_KIND).items():
-            if key in self._mine or description.get("project") != self._project:
+            if description.get("project") != self._project:
                 continue
             if json.dumps(description.get("means")) != json.dumps(self._means):
                 continue
             with contextlib.suppress(KeyError, TypeError, ValueError, EpsoptError):
                 recombination = Recombination.from_json(description["recombination"])
                 if self._key(recombination) == key:
-                    out.append(recombination)
+                    out[key] = recombination
         return out
 
     def forget(self) -> None:
         """Remove the evaluations that were used or added here: the command that asked for them has ended well."""
         self._catalogue.forget_artifacts(_KIND, sorted(self._mine))
         self._mine.clear()
+        self._earlier = None
 
     def __len__(self) -> int:
         return len(self._mine)
