@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("parents", nargs=-1, metavar="[CHECKPOINT]...")
 @click.option(
     "--count", "-n", type=click.IntRange(2, 5), default=3,
-    help="Merge so many checkpoints of the front alone, those that dominate most.",
+    help="Number of checkpoints of the front to merge: those that dominate most.",
 )  # fmt: skip
 @click.option("--budget", type=click.IntRange(min=3), default=30, show_default=True, help="Real evaluations.")
 @click.option(

@@ -193,7 +193,7 @@ def gone_sentences(checkpoints: Sequence[Checkpoint]) -> list[str]:
         return []
     named = ", ".join(c.path for c in checkpoints[:_NAMED])
     more = f" and {len(checkpoints) - _NAMED} more" if len(checkpoints) > _NAMED else ""
-    return [f"of the measured front, {named}{more} {'is' if len(checkpoints) == 1 else 'are'} gone, and not merged"]
+    return [f"of their fronts, {named}{more} {'is' if len(checkpoints) == 1 else 'are'} gone, and not merged"]
 
 
 def left_out_sentences(checkpoints: Sequence[Checkpoint]) -> list[str]:

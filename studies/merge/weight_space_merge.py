@@ -8,7 +8,7 @@ checkpoint is. What a merge is expected to gain is stated after what those of it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,7 @@ def merge_in_weight_space(
         EpsoptError: a source or the base is gone or has changed, or the base's weights are not finite.
     """
     notify = progress or (lambda _what, _share: None)
-    lineages = _compared(decoder, sources, notify)
+    lineages, refused = _compared(decoder, sources, notify)
     known = MergeSearch(lineages, project, checkpoints)
     rng, reliability = np.random.default_rng(seed), reliability or prior_reliability()
     first, recombination = known.alone()
@@ -183,7 +183,8 @@ def merge_in_weight_space(
             measured = patience.take(outcome)
             known.add(step, measured)
             realized_gain = known.volume() - volume
-            reliability.learn(step.kind, step.model_gain / unit, realized_gain / unit)
+            if step.predicted is not None:
+                reliability.learn(step.kind, step.model_gain / unit, realized_gain / unit)
             gains = (step.model_gain * worths[step.kind], step.model_gain, realized_gain)
             tried.append(Tried(step.kind, step.reason, made_of, step.predicted, *gains, measured))
             lineage_of.append(known.sources(step).checkpoints)
@@ -207,32 +208,34 @@ def merge_in_weight_space(
         before=before,
         after=known.volume(),
         stopped=stopped,
-        disagreements=(*gone, *differing, *decoder.notes, *patience.notes(), *missing),
+        disagreements=(*refused, *gone, *differing, *decoder.notes, *patience.notes(), *missing),
     )
 
 
 def _compared(
     decoder: WeightDecoder, sources: Sequence[Sources], notify: Callable[[str, float], None]
-) -> list[tuple[Sources, WeightProducts]]:
+) -> tuple[list[tuple[Sources, WeightProducts]], list[str]]:
     """Compare the checkpoints of each lineage with its base; those that are not finite are left out.
 
+    Returns:
+        Lineages that can be merged, and a sentence about each of the others.
+
     Raises:
-        EmptyCatalogue: no lineage has enough that are.
-        EpsoptError: a checkpoint or a base is gone or has changed, or no base is finite.
+        EpsoptError: no lineage can be: a checkpoint or a base is gone, has changed or is not finite.
     """
-    out, errors, left_out = list[tuple[Sources, WeightProducts]](), list[EpsoptError](), list[Checkpoint]()
+    out, errors, notes = list[tuple[Sources, WeightProducts]](), list[EpsoptError](), list[str]()
     for place, of_lineage in enumerate(sources):
         notify("comparing checkpoints", place / len(sources))
         parents = [Parent(c.path, c.sha256) for c in of_lineage.checkpoints]
-        products = decoder.products(parents, of_lineage.base)
         try:
+            products = decoder.products(parents, of_lineage.base)
             out.append(only_finite(of_lineage, products, 2 if of_lineage.base_checkpoint is None else 1))
         except EpsoptError as error:
             errors.append(error)
-            left_out += of_lineage.checkpoints
+            notes.append(f"the lineage of {of_lineage.base.path} is not merged: {error}")
     if not out:
         raise errors[0]
-    return [(replace(out[0][0], left_out=(*out[0][0].left_out, *left_out)), out[0][1]), *out[1:]]
+    return out, notes
 
 
 def _measured_before(decoder: WeightDecoder, known: MergeSearch, steps: Sequence[MergeStep]) -> list[MergeStep]:

@@ -202,9 +202,9 @@ def test_a_checkpoint_of_the_front_whose_file_is_gone_is_named(tiny, tmp_path):
     first = Path(sources.checkpoints[0].path)
     first.unlink()
     found = mixed(tiny, tmp_path, budget=1)
-    assert found.disagreements == (f"of the measured front, {first} is gone, and not merged",)
+    assert found.disagreements == (f"of their fronts, {first} is gone, and not merged",)
     many = [replace(sources.checkpoints[0], path=f"/{i}.pt") for i in range(5)]
-    assert gone_sentences(many) == ["of the measured front, /0.pt, /1.pt, /2.pt and 2 more are gone, and not merged"]
+    assert gone_sentences(many) == ["of their fronts, /0.pt, /1.pt, /2.pt and 2 more are gone, and not merged"]
 
 
 def test_the_same_seed_gives_the_same_merges(tiny, tmp_path):
