@@ -166,7 +166,15 @@ def test_merges_are_of_every_lineage_that_holds_a_part_of_the_front(tmp_path, ho
             torch.save({"model_state_dict": state, "config": {"lr": 0.1}, "metrics": metrics, "epoch": epoch}, path)
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         assert not ingest(catalogue, tmp_path / "runs", jobs=1).failed
-        found = mixed((load_project(tmp_path), catalogue), tmp_path, budget=8)
+        project = load_project(tmp_path)
+        found = mixed((project, catalogue), tmp_path, budget=8)
+        lost = Path(next(one for one in found.sources if "/two/" in one.base.path).base.path)
+        lost.unlink()
+        rest = mixed((project, catalogue), tmp_path / "rest", budget=1)
+    assert [one.base.path for one in rest.sources] == [
+        one.base.path for one in found.sources if one.base.path != str(lost)
+    ]
+    assert rest.disagreements[0].startswith(f"the lineage of {lost} is not merged: ")
     assert len(found.sources) == 2
     runs = {c.sha256: c.run for c in found.checkpoints} | {one.base.sha256: Path(one.base.path).parent.name
                                                            for one in found.sources}  # fmt: skip
