@@ -160,16 +160,17 @@ def worst_where_missing(table: NDArray[np.float64], objectives: Sequence[Objecti
         objectives: the columns.
 
     Returns:
-        The same, with the worst of the whole table in place of every value of a row that lacks one; as it is where no
+        The same, with the worst that is no outlier in place of every value of a row that lacks one; as it is where no
         row is whole.
     """
     import numpy as np
 
+    from epsopt.optimize.outliers import bulk
+
     whole = np.asarray(np.isfinite(table).all(axis=1))
     if whole.all() or not whole.any():
         return table
-    finite = table[whole]
-    worst = np.where(Objectives(objectives).maximize, finite.min(axis=0), finite.max(axis=0))
+    worst = [bulk(column, maximize=o.maximize)[0] for o, column in zip(objectives, table[whole].T, strict=True)]
     return np.where(whole[:, None], table, worst)
 
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from epsopt.optimize.objectives import Objective, Target, meets, parse_targets
+from epsopt.optimize.objectives import Objective, Target, meets, parse_targets, worst_where_missing
 from epsopt.zoo.errors import UsageError
 
 KNOWN = [Objective("coverage", True), Objective("dist_corr", True), Objective("rad_hier", False)]
@@ -92,3 +93,13 @@ def test_a_missing_or_nan_metric_meets_no_target():
 def test_a_target_without_an_objective_is_an_error():
     with pytest.raises(UsageError, match="nonsense"):
         meets({"nonsense": 1.0}, [Target("nonsense", 0.0)], KNOWN)
+
+
+def test_what_is_missing_counts_as_the_worst_that_is_no_outlier():
+    losses = (Objective("loss", maximize=False), Objective("accuracy", maximize=True))
+    table = np.array([[0.3 + 0.05 * i, 0.5 + 0.02 * i] for i in range(8)] + [[1e8, 0.5], [np.nan, 0.9]])
+    filled = worst_where_missing(table, losses)
+    assert filled[-1].tolist() == pytest.approx([0.65, 0.5])
+    np.testing.assert_array_equal(filled[:-1], table[:-1])
+    nothing = np.full((2, 2), np.nan)
+    assert worst_where_missing(nothing, losses) is nothing
