@@ -62,6 +62,7 @@ def _proposed(project: Project) -> list[dict]:
     return project("report", "--json").document["proposals"]
 
 
+@pytest.mark.slow
 def test_hydra_is_launched_with_every_hyperparameter_that_varied(hydra):
     written = tomllib.loads((hydra.folder / "epsopt.toml").read_text())
     assert set(written["space"]) == HYDRA_SEARCHED
@@ -93,7 +94,7 @@ def test_fine_tunes_are_launched_with_every_hyperparameter_that_varied(finetunes
     assert (Path(lineage.reference_path).name, lineage.declared) == ("pretrained.pt", True)
 
 
-@pytest.mark.parametrize("which", ["hydra", "finetunes"])
+@pytest.mark.parametrize("which", [pytest.param("hydra", marks=pytest.mark.slow), "finetunes"])
 def test_runs_are_called_by_what_differs_and_tables_fit_the_terminal(which, request):
     project = request.getfixturevalue(which)
     for arguments in (
@@ -110,14 +111,18 @@ def test_runs_are_called_by_what_differs_and_tables_fit_the_terminal(which, requ
         assert "…" not in "\n".join(printed), "no name is cut"
 
 
-def test_a_checkpoint_that_a_table_names_is_found_by_that_name(hydra):
-    first = hydra("pareto", "--json").document["front"][0]
-    shown = re.search(r"(?m)^([\w-]+:\d+) ", hydra("pareto").out)[1]
-    nearest = hydra("nearest", shown, "--json")
+@pytest.mark.parametrize(
+    ("which", "slip"), [pytest.param("hydra", "08-99-99", marks=pytest.mark.slow), ("finetunes", "ft-99")]
+)
+def test_a_checkpoint_that_a_table_names_is_found_by_that_name(which, slip, request):
+    project = request.getfixturevalue(which)
+    first = project("pareto", "--json").document["front"][0]
+    shown = re.search(r"(?m)^([\w-]+:\d+) ", project("pareto").out)[1]
+    nearest = project("nearest", shown, "--json")
     assert nearest.status == 0, nearest.err
     assert nearest.document["checkpoint"].endswith(f":{first['epoch']}")
-    assert hydra("trajectory", shown.partition(":")[0]).status == 0
-    wrong = hydra("nearest", "08-99-99")
+    assert project("trajectory", shown.partition(":")[0]).status == 0
+    wrong = project("nearest", slip)
     assert wrong.status == 2
     assert "did you mean" in wrong.err
 
@@ -180,7 +185,8 @@ def test_other_objectives_are_followed(finetunes, tmp_path):
     assert json.dumps(document)
 
 
-def test_the_doctor_says_what_was_understood_and_what_each_command_needs(hydra, finetunes, tmp_path):
+@pytest.mark.slow
+def test_the_doctor_says_what_is_searched_and_what_another_setting_decides(hydra):
     document = hydra("doctor", "--json").document
     check("doctor", document)
     assert {p["name"] for p in document["parameters"]} == HYDRA_SEARCHED
@@ -188,6 +194,10 @@ def test_the_doctor_says_what_was_understood_and_what_each_command_needs(hydra, 
     ready = {r["command"]: r["lacks"] for r in document["readiness"]}
     assert ready["fit"] == ready["propose"] == []
     assert "no hook measures weights" in ready["merge"]
+
+
+def test_the_doctor_says_what_was_understood_and_what_each_command_needs(finetunes):
+    check("doctor", finetunes("doctor", "--json").document)
     roles = {m["name"]: (m["role"], m["measured"]) for m in finetunes("doctor", "--json").document["metrics"]}
     assert roles["new_acc"][0] == "objective"
     assert roles["train_loss"][0] == "kept"

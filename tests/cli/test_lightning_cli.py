@@ -97,6 +97,7 @@ def project(tmp_path_factory) -> Project:
     return Project(folder, folder / "logs")
 
 
+@pytest.mark.slow
 def test_its_space_has_the_names_that_its_command_line_takes(project):
     written = tomllib.loads((project.folder / "epsopt.toml").read_text())
     assert set(written["space"]) == {"model.lr", "data.noise"}
@@ -110,6 +111,7 @@ def test_its_space_has_the_names_that_its_command_line_takes(project):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_a_run_was_given_is_launched_again_with_everything_else_as_it_was(project):
     found = load_project(project.folder / "epsopt.toml")
     assert found.space is not None

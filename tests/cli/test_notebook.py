@@ -31,6 +31,7 @@ def test_the_notebook_is_what_its_script_writes(maker):
     assert [c["cell_type"] == "code" for c in cells()] == [maker.is_code(text) for text in maker.CELLS]
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_notebook_runs_and_shows_what_it_makes(project, maker):
     drawn, tables, names = [], [], {}
     with contextlib.chdir(project.folder):
