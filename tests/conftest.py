@@ -84,15 +84,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
-# Files that take more than a quarter of a minute of processor time, the longest first.
+# Files that take a quarter of a minute or more, or wait for processes of their own: the longest first.
 LONGEST = (
     "test_real_zoo.py", "test_demo.py", "test_faults.py", "test_crash.py",
-    "test_worker.py", "test_foreign_projects.py", "test_conformance.py", "test_processes.py", "test_loop.py",
-    "test_map_uses.py", "test_strangers.py", "test_scheduler_adapter.py", "test_proposals.py", "test_budget.py",
-    "test_sampler_history.py", "test_lightning_cli.py", "test_scheduler_service.py", "test_damage.py",
-    "test_browser.py", "test_explore.py", "test_weights.py", "test_simplex_merge.py", "test_sampler.py",
-    "test_report.py", "test_texts.py", "test_search.py", "test_work.py", "test_refining.py", "test_possible_values.py",
-    "test_fit.py",
+    "test_worker.py", "test_weights.py", "test_foreign_projects.py", "test_conformance.py", "test_map_uses.py",
+    "test_processes.py", "test_scheduler_service.py", "test_ray_pool.py", "test_proposals.py", "test_sampler.py",
+    "test_dashboard.py", "test_strangers.py", "test_loop.py", "test_explore.py", "test_scheduler_adapter.py",
+    "test_lightning_cli.py", "test_large_catalogue.py", "test_remote.py", "test_damage.py", "test_train.py",
+    "test_work.py", "test_pages.py", "test_possible_values.py", "test_simplex_merge.py", "test_tables.py",
+    "test_browser.py", "test_resumed_merges.py", "test_budget.py", "test_documents.py", "test_lightning.py",
+    "test_mutants.py", "test_sampler_history.py", "test_loggers.py", "test_search.py", "test_report.py",
+    "test_refining.py",
 )  # fmt: skip
 
 

@@ -208,12 +208,13 @@ def matrix():
     return figures.front([COVERAGE, DIST_CORR, COVERAGE], zoo, [])
 
 
-def test_a_browser_draws_pages_that_reach_nothing_and_offer_no_upload(tmp_path):
+@pytest.mark.parametrize("kinds", [("groups",), pytest.param(("path", "preview"), marks=pytest.mark.slow)])
+def test_a_browser_draws_pages_that_reach_nothing_and_offer_no_upload(tmp_path, kinds):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
     pages = {"report": report().html(), "bare": html_page(EVIL, f"<p>{escaped(EVIL)}</p>")}
-    for kind in ("groups", "path", "preview"):
+    for kind in kinds:
         save_picture(FIGURES[kind](), output_file(tmp_path / f"{kind}.html", (".html",), "a picture"))
     for name, text in pages.items():
         (tmp_path / f"{name}.html").write_text(text)
