@@ -46,7 +46,7 @@ from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
 from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
-from epsopt.zoo.reading.policy_archive import POLICY, unpacked
+from epsopt.zoo.reading.policy_archive import POLICY, Arguments, arguments, unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -254,14 +254,19 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
         about = {}
     found = _state_dict(checkpoint)
     states = states_of(about)
-    hyperparameters = flatten(_first(about, HYPERPARAMETERS) or {}, scalar)
+    path = checkpoint.source.path
+    archived = arguments(checkpoint.source.file) if path.suffix.lower() == ".zip" else Arguments()
+    hyperparameters = flatten(_first(about, HYPERPARAMETERS) or archived.hyperparameters, scalar)
     hyperparameters.pop("", None)
-    declared = _base(hyperparameters, checkpoint.source.path)
+    declared = _base(hyperparameters, path)
     metrics = {
         **scores(states, scalar, tensors=bool(found.key)),
         **metrics_of(_first(about, METRICS) or {}, scalar),
     }
-    epoch = epoch_of(numbers := flatten(stated(states, EPOCH), scalar), unpacked(checkpoint.source.path))
+    epoch = epoch_of(numbers := flatten(stated(states, EPOCH), scalar), unpacked(path))
+    step = _step_of(numbers, unpacked(path))
+    epoch = archived.step if epoch is None and step is None else epoch
+    notes = [f"what it says of its arguments cannot be read: {archived.trouble}"] if archived.trouble else []
     metrics = {**latest(states, epoch), **metrics}
     return ParsedCheckpoint(
         weights=found.tensors,
@@ -270,8 +275,8 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
         metrics=dict(list(metrics.items())[:MOST_METRICS]),
         epoch=epoch,
         base=declared,
-        step=_step_of(numbers, unpacked(checkpoint.source.path)),
-        notes=tuple(_cut("metrics", metrics, MOST_METRICS) + _cut("hyperparameters", hyperparameters, VALUES)),
+        step=step,
+        notes=(*notes, *_cut("metrics", metrics, MOST_METRICS), *_cut("hyperparameters", hyperparameters, VALUES)),
     )
 
 

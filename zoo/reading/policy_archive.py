@@ -1,20 +1,31 @@
 """The archives of Stable-Baselines3: ``best_model.zip`` holds ``policy.pth``, a file of torch.save, as it is.
 
-Nothing is unpacked: the state dict is read where it lies in the archive, which stores its records uncompressed.
+Nothing is unpacked: the state dict is read where it lies in the archive, which stores its records uncompressed. Beside
+it a record of JSON holds the algorithm's arguments; what is pickled in there is never unpickled.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import struct
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 
 POLICY = "policy.pth"
 """The weights in an archive, or in a folder that one was unpacked into."""
+_DATA = "data"
+_DATA_BYTES = 16 << 20  # the last observations of many environments lie in there, too
+_PICKLED = ":serialized:"
+_CONSTANT = re.compile(r"ConstantSchedule\(val=([-+.\deE]+)\)")
+_CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_NO_ARGUMENTS = frozenset(("verbose", "num_timesteps", "start_time", "tensorboard_log", "lr_schedule", "device"))
 _END = 1 << 16  # bytes in which the directory of an archive of a dozen records lies
 _HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
@@ -60,3 +71,57 @@ def policy_place(path: Path, file: IO[bytes]) -> tuple[int, int]:
     if signature != b"PK\x03\x04":
         raise UnreadableCheckpoint(path, f"corrupt: no record where {POLICY} should begin")
     return record.header_offset + _HEADER.size + name + extra, record.file_size
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What an archive says of its training.
+
+    Attributes:
+        hyperparameters: the algorithm's arguments, as JSON values.
+        step: environment steps that lie behind it; None where it does not say.
+        trouble: why its arguments cannot be read; empty where they can.
+    """
+
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    trouble: str = ""
+
+
+def arguments(file: IO[bytes]) -> Arguments:
+    """Read the arguments that an open archive was trained with.
+
+    Numbers, texts and lists are taken as they are, a constant schedule as its number and a class as its name. Other
+    objects are pickled, and are left out.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(_DATA) as record:
+            text = record.read(_DATA_BYTES + 1)
+        if len(text) > _DATA_BYTES:
+            return Arguments(trouble=f"more than {_DATA_BYTES:,} bytes")
+        data = json.loads(text)
+    except KeyError:
+        return Arguments()
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RecursionError, OSError) as error:
+        return Arguments(trouble=str(error)[:200] or type(error).__name__)
+    if not isinstance(data, Mapping):
+        return Arguments(trouble=f"a {type(data).__name__}, expected an object")
+    taken = {k: _argument(v) for k, v in data.items() if not k.startswith("_") and k not in _NO_ARGUMENTS}
+    step = data.get("num_timesteps")
+    whole = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53
+    return Arguments({k: v for k, v in taken.items() if v is not None}, step if whole else None)
+
+
+def _argument(value: Any) -> Any:
+    """Give an argument as plain values; None where it is an object."""
+    if not isinstance(value, Mapping):
+        return value
+    if _PICKLED not in value:
+        return {k: v for k, v in value.items() if not isinstance(v, Mapping)}
+    constant = _CONSTANT.search(str(value.get("value_schedule", "")))
+    if constant is not None:
+        return float(constant[1])
+    if value.get(":type:") != "<class 'dict'>":
+        return None
+    readable = {k: v for k, v in value.items() if not k.startswith((":", "_")) and isinstance(v, str)}
+    return {k: found[1] if (found := _CLASS.fullmatch(v)) else v for k, v in readable.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -341,6 +342,54 @@ def test_damaged_archives_of_stable_baselines_are_named(tmp_path, catalogue):
     assert reasons.keys() == {"a", "b", "c"}
     assert "compressed" in reasons["c"]
     assert [c.run for c in catalogue.checkpoints()] == ["d"]
+
+
+PICKLED = "gAWVBwAAAAAAAACMA2FiY5Qu"
+SCHEDULE = {":type:": "<class 'stable_baselines3.common.utils.FloatSchedule'>", ":serialized:": PICKLED}
+SAID = {
+    "policy_class": {":type:": "<class 'abc.ABCMeta'>", ":serialized:": PICKLED, "__module__": "policies"},
+    "policy_kwargs": {
+        ":type:": "<class 'dict'>", ":serialized:": PICKLED,
+        "net_arch": "[64, 64]", "activation_fn": "<class 'torch.nn.modules.activation.Tanh'>",
+    },
+    "verbose": 0, "num_timesteps": 3000, "start_time": 17, "tensorboard_log": None, "_n_updates": 68, "seed": 5,
+    "learning_rate": 0.001, "gamma": 0.9, "ent_coef": "auto", "use_sde": False, "target_kl": None,
+    "clip_range": SCHEDULE | {"value_schedule": "ConstantSchedule(val=0.12)"},
+    "lr_schedule": SCHEDULE | {"value_schedule": "ConstantSchedule(val=0.001)"},
+    "observation_space": {":type:": "<class 'gymnasium.spaces.box.Box'>", ":serialized:": PICKLED, "shape": "(4,)"},
+    "rollout_buffer_kwargs": {},
+}  # fmt: skip
+
+
+def test_the_arguments_of_an_archive_of_stable_baselines_are_its_hyperparameters(tmp_path, catalogue):
+    archive_of(tmp_path / "a" / "best_model.zip", 1, data=json.dumps(SAID).encode())
+    plain = SAID | {"policy_kwargs": {"net_arch": [32, 32]}, "clip_range": SCHEDULE, "num_timesteps": True}
+    archive_of(tmp_path / "b" / "rl_model_500_steps.zip", 2, data=json.dumps(plain).encode())
+    assert ingest(catalogue, tmp_path).failed == []
+    said = {r.name: r.hyperparameters for r in catalogue.runs()}
+    same = {"seed": 5, "learning_rate": 0.001, "gamma": 0.9, "ent_coef": "auto", "use_sde": False}
+    assert said == {
+        "a": {
+            **same, "clip_range": 0.12, "policy_kwargs.net_arch": "[64, 64]", "policy_kwargs.activation_fn": "Tanh",
+        },
+        "b": {**same, "policy_kwargs.net_arch": "[32, 32]"},
+    }  # fmt: skip
+    assert {c.run: c.epoch for c in catalogue.checkpoints()} == {"a": 3000, "b": 500}
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [(b"{", "Expecting property name"), (b"[" * 200_000, "recursion"), (b"[1]", "a list, expected an object"),
+     (b'{"a": "' + b"x" * (16 << 20) + b'"}', "more than 16,777,216 bytes")],
+    ids=["cut", "deep", "a list", "large"],
+)  # fmt: skip
+def test_arguments_that_cannot_be_read_are_named_and_the_policy_goes_in(tmp_path, catalogue, data, part):
+    archive_of(tmp_path / "best_model.zip", 1, data=data)
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.failed) == (1, [])
+    (note,) = report.side_file_failures
+    assert "what it says of its arguments cannot be read" in note.reason
+    assert part in note.reason
 
 
 @pytest.mark.parametrize(
