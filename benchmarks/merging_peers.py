@@ -35,7 +35,7 @@ import merging_methods as methods
 import numpy as np
 import torch
 from held_out import Memory, title
-from merging_hooks import OBJECTIVES, hook
+from merging_hooks import CORRECTING, OBJECTIVES, hook
 from numpy.typing import NDArray
 
 from epsopt.optimize import hypervolume
@@ -45,7 +45,7 @@ from epsopt.optimize.merge.simplex_merge import MergeResult, merge
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.merge import merge_search, merge_sources
 from epsopt.studies.merge.merge_sources import choose_sources
-from epsopt.studies.merge.simplex_merge import front_parents
+from epsopt.studies.merge.simplex_merge import disagreements, front_parents
 from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -182,6 +182,8 @@ def run(name: str, budget: int, seeds: int) -> None:
     results = Memory("merging-results")
     with opened(name) as zoo:
         parents = front_parents(zoo.checkpoints, zoo.objectives, PARENTS)
+        if name not in CORRECTING:
+            require_agreement(zoo, parents)
         task = zoo.task(parents, budget)
         for method in (*OURS, *methods.METHODS):
             if lacking(method, task):
@@ -198,6 +200,15 @@ def run(name: str, budget: int, seeds: int) -> None:
 
                 results(_key(name, method, budget, seed), made)
                 print(f"{name} {method} {seed}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def require_agreement(zoo: Zoo, checkpoints: Sequence[Checkpoint]) -> None:
+    """End where the hook measures something else of checkpoints than their runs logged: no gain would be one."""
+    for c in checkpoints:
+        found = zoo.measure(Recombination((Parent(c.path, c.sha256),), ((1.0,),)))
+        said = disagreements(c, found, zoo.objectives)
+        if said:
+            raise SystemExit(f"{zoo.name}: {'; '.join(said)}")
 
 
 def merged(zoo: Zoo, task: methods.Task, method: str, budget: int, seed: int) -> Floats:
