@@ -11,8 +11,8 @@ checkpoints. Errors are mean absolute errors. Results are kept by the map's form
 can be printed as long as its results lie there.
 
 The split, stated before anything was run: whatever is chosen (constants, grids, rules) is chosen on DEVELOPMENT;
-REPORTED families are measured with what was chosen there. A policy trained by reinforcement learning is not among them:
-Stable-Baselines3 is not part of the development environment.
+REPORTED families are measured with what was chosen there. The policies (ppo) came later, when all was chosen; they need
+`pip install stable-baselines3`, which is not part of the development environment.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ REPORTED: dict[str, Family | None] = {
     "llama": (trainers.llama, trainers.llama_base, 20),
     "vit": (trainers.vit, None, 24),
     "gpt2": (trainers.gpt2, None, 20),
+    "ppo": (trainers.ppo, None, 24),
     "digits": None,  # benchmarks/digits.py: mixed architectures
 }
 FAMILIES: dict[str, Family | None] = {**DEVELOPMENT, **REPORTED}
@@ -108,13 +109,14 @@ def load(name: str, runs: int | None = None, out: Path = OUT) -> zoos.Zoo:
 def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
     """Leave out what is logged about training itself: it is no metric of a checkpoint that anybody searches for."""
     names = enumerate(zoo.train.metric_names)
-    judged = [j for j, n in names if n not in _NOT_JUDGED and not n.startswith("train") and not n.endswith(_TIMES)]
+    judged = [j for j, n in names if n not in _NOT_JUDGED and not n.startswith(_TRAINING) and not n.endswith(_TIMES)]
     train = replace(
         zoo.train, metric_names=tuple(zoo.train.metric_names[j] for j in judged), metrics=zoo.train.metrics[:, judged]
     )
     return replace(zoo, train=train)
 
 
+_TRAINING = ("train", "time/")
 _TIMES = ("_runtime", "_per_second")
 _NOT_JUDGED = {"loss", "grad_norm", "eval_loss", "log10_parameters"}
 

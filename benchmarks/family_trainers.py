@@ -25,6 +25,7 @@ from epsopt.demo.ternary import N_OPERATIONS, operations, partners, target_dista
 
 Rng = np.random.Generator
 Batch = Callable[[], Tensor]
+_PPO_EVERY = 1_500  # steps between checkpoints
 
 
 def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
@@ -237,6 +238,59 @@ def small_gpt2() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2))
+
+
+def ppo(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
+    """PPO learns to balance a pole, judged on that pole and on one that is heavier to move. Stable-Baselines3."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+    from stable_baselines3.common.logger import configure
+
+    class Judge(BaseCallback):  # type: ignore[misc]
+        def _on_step(self) -> bool:
+            if self.n_calls % _PPO_EVERY == 0:
+                for name, value in judge_policy(self.model).items():
+                    self.logger.record(f"eval/{name}", value)
+                self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+                self.logger.dump(self.num_timesteps)
+            return True
+
+    steps = int(rng.choice([128, 250, 500]))
+    model = PPO(
+        "MlpPolicy", _poles(1, strange=False), learning_rate=_log(rng, 1e-4, 2e-2), n_steps=steps, batch_size=64,
+        n_epochs=int(rng.integers(2, 11)), gamma=float(rng.uniform(0.9, 0.999)), ent_coef=_log(rng, 1e-4, 0.1),
+        gae_lambda=float(rng.uniform(0.8, 1.0)), clip_range=float(rng.uniform(0.1, 0.4)), device="cpu",
+        seed=int(rng.integers(2**31)),
+    )  # fmt: skip
+    model.set_logger(configure(str(folder), ["csv"]))
+    saved = CheckpointCallback(_PPO_EVERY, str(folder), name_prefix="rl_model")
+    model.learn(6 * _PPO_EVERY, callback=[Judge(), saved])
+
+
+def judge_policy(model: Any) -> dict[str, float]:
+    """Mean return of twenty episodes, on the pole that was trained on and on a longer one with a weaker motor."""
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    out = {}
+    for name, strange in (("mean_reward", False), ("strange_reward", True)):
+        poles = _poles(20, strange=strange)
+        poles.seed(7)
+        out[name] = float(np.mean(evaluate_policy(model, poles, n_eval_episodes=20, warn=False)[0]))
+    return out
+
+
+def _poles(count: int, *, strange: bool) -> Any:
+    import gymnasium
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    def pole() -> Any:
+        env = gymnasium.make("CartPole-v1")
+        if strange:
+            cart: Any = env.unwrapped
+            cart.length, cart.polemass_length, cart.force_mag = 1.0, cart.masspole * 1.0, 7.0
+        return env
+
+    return DummyVecEnv([pole] * count)
 
 
 def lora(folder: Path, rng: Rng, home: Path) -> None:
