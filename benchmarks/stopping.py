@@ -1,6 +1,6 @@
 """Pruning, replayed on whole random runs: epochs saved, hypervolume lost, beside pruning at random and MOASHA's rule.
 
-    python benchmarks/stopping.py [--tables reported] [--orders 10] [--ratios .01 .02 .05 .1] [--halving 2 3]
+    python benchmarks/stopping.py [--tables reported] [--orders 10] [--ratios .02 .05 .1 .2] [--halving 2 3]
 
 An order is 30 of the 60 runs of a table (stopping_tables.py), one after another. After each epoch a rule sees the
 run's own epochs and what is left of the runs before it, and decides; a pruned run ends there for good. `--ratios` drive
@@ -38,9 +38,10 @@ from numpy.typing import NDArray
 from stopping_tables import LENGTH, TABLES, Table
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
-from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Pruner
 from epsopt.optimize.schedule.pruner import GRACE as GRACE_EPOCHS
+from epsopt.optimize.schedule.rungs import place_of_last
 
 RESULTS = TABLES.parent / "stopping.jsonl"
 GRACE = round(GRACE_EPOCHS)
@@ -99,20 +100,15 @@ class Order:
     def outcome(self, kept: Sequence[int]) -> Outcome:
         """What it means to train each run for so many epochs."""
         whole = self.curves
-        lost = 1.0 - self.volume([first(c, n) for c, n in zip(whole, kept, strict=True)]) / self.volume(whole)
+        lost = 1.0 - self.volume([c.first(n) for c, n in zip(whole, kept, strict=True)]) / self.volume(whole)
         return Outcome(1.0 - sum(kept) / (LENGTH * len(kept)), lost, sum(n < LENGTH for n in kept))
 
     def replay(self, keep: Keep) -> Outcome:
         """Let a rule decide, run after run."""
         before: list[Curve] = []
         for curve in self.curves:
-            before.append(first(curve, keep(curve, before)))
+            before.append(curve.first(keep(curve, before)))
         return self.outcome([len(c.steps) for c in before])
-
-
-def first(curve: Curve, n: int) -> Curve:
-    """A run up to an epoch."""
-    return Curve(curve.config, curve.steps[:n], curve.values[:n], curve.start)
 
 
 def by_gain(table: Table, ratio: float) -> Keep:
@@ -129,7 +125,7 @@ def by_gain(table: Table, ratio: float) -> Keep:
             pruner.learn(before)
             learned = len(before)
         judge = pruner.given(before)
-        return next((n for n in range(GRACE, LENGTH) if judge.should_stop("", first(curve, n)).stop), LENGTH)
+        return next((n for n in range(GRACE, LENGTH) if judge.should_stop("", curve.first(n)).stop), LENGTH)
 
     return keep
 
@@ -142,26 +138,12 @@ def by_halving(table: Table, factor: float) -> Keep:
     def keep(curve: Curve, before: list[Curve]) -> int:
         for n in rungs:
             there = [c.values[n - 1] for c in before if len(c.values) >= n]
-            place = by_priority(np.array([*there, curve.values[n - 1]]) * signs).index(len(there))
-            if there and place / (len(there) + 1) > 1.0 / factor:
+            place = place_of_last(np.array([*there, curve.values[n - 1]]) * signs)
+            if there and (place - 1) / (len(there) + 1) > 1.0 / factor:
                 return n
         return LENGTH
 
     return keep
-
-
-def by_priority(values: Floats) -> list[int]:
-    """Rows ``(n, m)``, larger is better, front after front; of a front the one farthest from those taken comes next."""
-    left, out = np.arange(len(values)), list[int]()
-    while len(left):
-        front = left[non_dominated(values[left], [True] * values.shape[1]).indices]
-        rest, taken = list(front), list[int]()
-        while rest:
-            away = [min((float(np.linalg.norm(values[i] - values[j])) for j in taken), default=0.0) for i in rest]
-            taken.append(rest.pop(int(np.argmax(away))))
-        out += taken
-        left = np.setdiff1d(left, front)
-    return [int(i) for i in out]
 
 
 def at_random(order: Order, saved: float) -> float:
@@ -247,7 +229,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", choices=list(SETS), default="reported")
     parser.add_argument("--orders", type=int, default=10)
-    parser.add_argument("--ratios", type=float, nargs="*", default=[0.01, 0.02, 0.05, 0.1])
+    parser.add_argument("--ratios", type=float, nargs="*", default=[0.02, 0.05, 0.1, 0.2])
     parser.add_argument("--halving", type=float, nargs="*", default=[2.0, 3.0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

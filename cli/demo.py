@@ -20,7 +20,7 @@ TARGET = 0.95
 FURTHER = 50.0
 MERGES = 12
 EPOCHS = 12
-PRUNE_BELOW = 0.02
+PRUNE_BELOW = 0.1
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )

@@ -129,7 +129,7 @@ class TargetCommand(click.Command):
         if any(_GONE.get(option) in p.opts for p in self.params):
             raise click.UsageError(
                 f"{option} pruned by the probability of joining the front, which lost more than pruning at random, and "
-                f"is gone since version 0.2: use {_GONE[option]} SHARE, from 0 to 0.1 (docs/howto/prune.md)"
+                f"is gone since version 0.2: use {_GONE[option]} SHARE, from 0 to 0.2 (docs/howto/prune.md)"
             )
         now = _FORMER.get(option)
         if now is None or not any(now in p.opts for p in self.params):

@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     help="Refit the map in the background after so many runs; 0 never does.",
 )  # fmt: skip
 @click.option(
-    "--prune-below", type=click.FloatRange(0, 0.1), default=0.0, show_default=True, metavar="SHARE",
-    help="Stop a run whose remaining epochs are each expected to add less than this share of the hypervolume that an "
-    "epoch added on average so far; 0 stops none.",
+    "--prune-below", type=click.FloatRange(0, 0.2), default=0.0, show_default=True, metavar="SHARE",
+    help="Stop a run that two thirds of those that came as far outrank, and whose remaining epochs are each expected to "
+    "add less than this share of the hypervolume that an epoch added on average so far; 0 stops none.",
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from the front ({init_from}).")
 @click.option(

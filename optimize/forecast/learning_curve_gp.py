@@ -99,6 +99,11 @@ class Curve:
     on_way: PathMeasurements | None = None
     moved: Floats | None = None
 
+    def first(self, count: int) -> Curve:
+        """Return the same run at its first `count` checkpoints; what was measured on its way is left out."""
+        moved = None if self.moved is None else self.moved[:count]
+        return replace(self, steps=self.steps[:count], values=self.values[:count], on_way=None, moved=moved)
+
 
 @dataclass(frozen=True, eq=False)
 class CurveModel:

@@ -4,8 +4,12 @@ At each new checkpoint the run's own curve so far, and what hyperparameters did 
 the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`).
 What they are expected to add to the hypervolume of everything measured, each epoch, is compared with what an epoch
 added on average so far: the marginal value theorem of foraging (Charnov 1976). A small chance to carry the front alone
-is a large expected gain, so that such a run goes on. Control runs, a share of all, are never pruned: they show where
-the forecasts are wrong.
+is a large expected gain, so that such a run goes on.
+
+A forecast errs where few runs have shown what late epochs bring, so that it does not decide alone: a run is pruned only
+where two thirds of those that came as far rank above it, too (:mod:`epsopt.optimize.schedule.rungs`). Together they
+lose less than either alone (docs/decisions/pruning-off.md). Control runs, a share of all, are never pruned: they show
+where both are wrong.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.outliers import front_reference, reference_point
 from epsopt.optimize.pareto import hypervolume, joins_front, non_dominated
 from epsopt.optimize.schedule.decision import Decision
+from epsopt.optimize.schedule.rungs import Rank, rank_at_rung
 from epsopt.optimize.space import Space
 from epsopt.zoo.errors import UsageError
 
@@ -32,10 +37,10 @@ FEWEST_RUNS = 5
 GRACE = 2.0
 """Epochs that every run is given, unless more or fewer are asked for."""
 
-GAIN_RATIO = 0.02
+GAIN_RATIO = 0.1
 """Share of the average gain per epoch below which a run is stopped, unless another is asked for."""
 
-MOST_RATIO = 0.1
+MOST_RATIO = 0.2
 """The largest share that may be asked for: beyond, pruning is not known to lose less than pruning at random."""
 
 LEAST_CHANCE = 0.05
@@ -56,7 +61,8 @@ class Pruner:
         length: epochs of a whole run.
         targets: if given, a run goes on, too, while it meets all of them with a probability of ``LEAST_CHANCE``.
         gain_ratio: a run is stopped when its epochs to come are each expected to add less hypervolume than this share
-            of what an epoch of all runs so far added on average.
+            of what an epoch of all runs so far added on average, and it is not among the best third of those that came
+            as far.
         exploration_runs: number of first runs that are stopped after their grace whatever they look like: of a space
             that nobody knows, many short runs teach more than a few long ones.
         grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
@@ -160,8 +166,8 @@ class Pruner:
             run: its name; decides, with nothing else, whether it is a control run.
             so_far: its checkpoints; NaN where an objective was not measured.
             length: epochs of this run, if it is not as long as any.
-            least_gain: hypervolume that each of its epochs to come has to be worth, by default `gain_ratio` of the
-                average so far.
+            least_gain: hypervolume that each of its epochs to come has to be worth, whatever its rank; by default
+                `gain_ratio` of the average so far, and its rank counts, too.
 
         Returns:
             The decision, with its reason; the same for the same checkpoints.
@@ -175,11 +181,22 @@ class Pruner:
         found = self._prospects(self._model, so_far, end)
         least = self._gain_ratio * found.average if least_gain is None else least_gain
         prune = bool(found.gain < least) and (not self._targets or found.meets < LEAST_CHANCE)
-        control = prune and is_control_run(run, self._control_share)
         reason = f"{found.text(end - so_far.steps[-1], targets=bool(self._targets))}; needed is {least:.2g}"
+        if prune and least_gain is None:
+            rank = rank_at_rung(so_far, self.past, self._model.signs.numpy(), self._grace)
+            prune = rank is not None and rank.is_outranked and self._was_poor_there(self._model, so_far, rank, end)
+            reason += "" if rank is None else f", and {rank}"
+        control = prune and is_control_run(run, self._control_share)
         if control:
             reason += ", but it is a control run"
         return Decision(prune and not control, found.joins, reason, control)
+
+    def _was_poor_there(self, model: CurveModel, so_far: Curve, rank: Rank, end: float) -> bool:
+        """Tell whether it would have been pruned at its rung: asked at each epoch, chance prunes more."""
+        if rank.count == len(so_far.steps):
+            return True
+        found = self._prospects(model, so_far.first(rank.count), end)
+        return found.gain < self._gain_ratio * found.average
 
     def _without_prediction(self, so_far: Curve, end: float) -> Decision | None:
         """Decide where nothing can be predicted, or need not be; None elsewhere."""

@@ -32,7 +32,7 @@ def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) ->
     stages = [result.out.index(title) for title in titles]
     assert stages == sorted(stages)
     assert "epsopt propose -n 1 --reuse" in result.out
-    assert "epsopt work --jobs 2 --learn-after 3 --prune-below 0.02" in result.out
+    assert "epsopt work --jobs 2 --learn-after 3 --prune-below 0.1" in result.out
     assert "learning from what came back, in the background" in result.out
     assert "epsopt merge --budget 12" in result.out
     named = [line.split()[-1] for line in result.out.splitlines() if line.strip().endswith(".pt")]

@@ -29,7 +29,7 @@ def test_an_option_whose_value_means_something_else_now_is_refused_with_the_one_
     result = call(tmp_path, "work", "-n", "1", "--stop-below", "0.05")
     assert result.status == 2
     assert "--stop-below pruned by the probability of joining the front" in " ".join(result.err.split())
-    assert "use --prune-below SHARE, from 0 to 0.1" in " ".join(result.err.split())
+    assert "use --prune-below SHARE, from 0 to 0.2" in " ".join(result.err.split())
 
 
 def test_commands_without_the_present_option_refuse_the_former_one(tmp_path):

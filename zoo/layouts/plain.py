@@ -266,7 +266,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     epoch = epoch_of(numbers := flatten(stated(states, EPOCH), scalar), unpacked(path))
     step = _step_of(numbers, unpacked(path))
     epoch = archived.step if epoch is None and step is None else epoch
-    notes = [f"what it says of its arguments cannot be read: {archived.trouble}"] if archived.trouble else []
+    notes = [f"what it says of its arguments cannot be read: {archived.reason}"] if archived.reason else []
     metrics = {**latest(states, epoch), **metrics}
     return ParsedCheckpoint(
         weights=found.tensors,

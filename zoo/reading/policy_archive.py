@@ -80,12 +80,12 @@ class Arguments:
     Attributes:
         hyperparameters: the algorithm's arguments, as JSON values.
         step: environment steps that lie behind it; None where it does not say.
-        trouble: why its arguments cannot be read; empty where they can.
+        reason: why its arguments cannot be read; empty where they can.
     """
 
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
-    trouble: str = ""
+    reason: str = ""
 
 
 def arguments(file: IO[bytes]) -> Arguments:
@@ -98,14 +98,14 @@ def arguments(file: IO[bytes]) -> Arguments:
         with zipfile.ZipFile(file) as archive, archive.open(_DATA) as record:
             text = record.read(_DATA_BYTES + 1)
         if len(text) > _DATA_BYTES:
-            return Arguments(trouble=f"more than {_DATA_BYTES:,} bytes")
+            return Arguments(reason=f"more than {_DATA_BYTES:,} bytes")
         data = json.loads(text)
     except KeyError:
         return Arguments()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RecursionError, OSError) as error:
-        return Arguments(trouble=str(error)[:200] or type(error).__name__)
+        return Arguments(reason=str(error)[:200] or type(error).__name__)
     if not isinstance(data, Mapping):
-        return Arguments(trouble=f"a {type(data).__name__}, expected an object")
+        return Arguments(reason=f"a {type(data).__name__}, expected an object")
     taken = {k: _argument(v) for k, v in data.items() if not k.startswith("_") and k not in _NO_ARGUMENTS}
     step = data.get("num_timesteps")
     whole = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53

@@ -107,8 +107,8 @@ def test_a_shorter_run_is_judged_by_its_own_end(pruner: Pruner) -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    for ratio in (0.0, 0.2, float("nan")):
-        with pytest.raises(UsageError, match=r"expected above 0 and at most 0\.1"):
+    for ratio in (0.0, 0.3, float("nan")):
+        with pytest.raises(UsageError, match=r"expected above 0 and at most 0\.2"):
             Pruner(SPACE, OBJECTIVES, 10, gain_ratio=ratio)
     with pytest.raises(UsageError, match="known are gain, cost"):
         Pruner(SPACE, OBJECTIVES, 10, targets=[Target("loss", 1.0)])
@@ -175,7 +175,7 @@ def test_a_run_is_stopped_whose_epochs_are_expected_to_add_less_than_needed(gain
     assert judge.should_stop("any", so_far, least_gain=added.mean() + error).stop
     assert not judge.should_stop("any", so_far, least_gain=added.mean() - error).stop
     # By default a share of what an epoch added: the front's hypervolume by all epochs.
-    needed = 0.02 * (best + 1.0) / (16 * 10 + 2)
+    needed = 0.1 * (best + 1.0) / (16 * 10 + 2)
     assert judge.should_stop("any", so_far).reason.endswith(f"needed is {needed:.2g}")
 
 
@@ -185,9 +185,35 @@ def test_a_small_chance_to_add_much_keeps_a_run_that_one_to_add_little_does_not(
     for worth in (0.01, 100.0):  # of the front
         judge = Pruner(SPACE, OBJECTIVES[:1], 10, reference=np.array([best - worth]), control_share=0.0)
         judge.learn(gains)
-        decisions.append(judge.should_stop("any", so_far))
+        average = worth / (16 * 10 + 2)
+        decisions.append(judge.should_stop("any", so_far, least_gain=0.02 * average))
     assert decisions[0].probability == decisions[1].probability < 0.2
     assert [d.stop for d in decisions] == [False, True]
+
+
+def test_a_run_among_the_best_third_goes_on_however_little_it_is_expected_to_add(gains: list[Curve]) -> None:
+    judge = Pruner(SPACE, OBJECTIVES[:1], 10, control_share=0.0)
+    judge.learn(gains)
+    ranks = {luck: judge.should_stop("any", part(gaining(1.0, luck), 2)) for luck in (0.0, -0.6)}
+    assert (ranks[0.0].stop, ranks[0.0].reason.endswith("and at epoch 2 it ranks 2 of 17 runs")) == (False, True)
+    assert (ranks[-0.6].stop, ranks[-0.6].reason.endswith("and at epoch 2 it ranks 10 of 17 runs")) == (True, True)
+    assert ranks[0.0].probability == ranks[-0.6].probability == 0.0
+    assert judge.should_stop("any", part(gaining(1.0, 0.0), 2), least_gain=1e-3).stop, "where its rank does not count"
+
+
+def test_between_rungs_a_run_is_pruned_that_would_have_been_at_the_last_one(gains: list[Curve]) -> None:
+    judge = Pruner(SPACE, OBJECTIVES[:1], 10, gain_ratio=0.02, control_share=0.0)
+    judge.learn(gains)
+    poor = gaining(1.0, -0.6)
+    assert [judge.should_stop("any", part(poor, n)).stop for n in (1, 2, 3, 5, 7)] == [False, True, True, True, True]
+    # It fell after the second epoch: what it was expected to add there keeps it until the sixth, among early leaders.
+    early = gaining(1.0, 0.9)
+    falls = Curve(early.config, STEPS, np.where(STEPS[:, None] <= 2, early.values, poor.values))
+    leaders = [Curve(gains[i % 3].config, STEPS, np.full((10, 1), 0.95 + 0.01 * i)) for i in range(10)]
+    leading = judge.given([*gains, *leaders])
+    found = [leading.should_stop("any", part(falls, n)) for n in (2, 4, 6)]
+    assert [d.reason.rpartition("it ranks ")[2] for d in found[1:]] == ["11 of 27 runs", "20 of 27 runs"]
+    assert [d.stop for d in found] == [False, False, True]
 
 
 def noisy(rng: np.random.Generator) -> Curve:

@@ -248,7 +248,7 @@ def test_what_makes_no_sense_is_refused_before_the_training(pruner, tmp_path):
     ("options", "words"),
     [
         ({"gain_rate": 0.1}, "no option gain_rate: known are gain_ratio,"),
-        ({"threshold": 0.05}, "no option threshold since version 0.2: .*; give gain_ratio, from 0 to 0.1, instead"),
+        ({"threshold": 0.05}, "no option threshold since version 0.2: .*; give gain_ratio, from 0 to 0.2, instead"),
         ({"gain_ratio": "0.05"}, "gain_ratio of early stopping is '0.05', expected a number"),
         ({"gain_ratio": 1.5}, "gain_ratio is 1.5"),
         ({"control_share": None}, "control_share of early stopping is None, expected a number"),
