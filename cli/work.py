@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--prune-below", type=click.FloatRange(0, 0.2), default=0.0, show_default=True, metavar="SHARE",
-    help="Stop a run that two thirds of those that came as far outrank, and whose remaining epochs are each expected to "
-    "add less than this share of the hypervolume that an epoch added on average so far; 0 stops none.",
+    help="Stop a run that is not among the best third of those that came as far, and whose remaining epochs are each "
+    "expected to add less than this share of the hypervolume that an epoch added on average so far; 0 stops none.",
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from the front ({init_from}).")
 @click.option(

@@ -100,7 +100,11 @@ class Curve:
     moved: Floats | None = None
 
     def first(self, count: int) -> Curve:
-        """Return the same run at its first `count` checkpoints; what was measured on its way is left out."""
+        """Return the same run at its first checkpoints; what was measured on its way is left out.
+
+        Args:
+            count: how many of them, or all if there are fewer.
+        """
         moved = None if self.moved is None else self.moved[:count]
         return replace(self, steps=self.steps[:count], values=self.values[:count], on_way=None, moved=moved)
 
