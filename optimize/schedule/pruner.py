@@ -7,9 +7,9 @@ added on average so far: the marginal value theorem of foraging (Charnov 1976). 
 is a large expected gain, so that such a run goes on.
 
 A forecast errs where few runs have shown what late epochs bring, so that it does not decide alone: a run is pruned only
-where it is not among the best third of those that came as far, either (:mod:`epsopt.optimize.schedule.rungs`). Together
-they lose less than either alone (docs/decisions/pruning-off.md). Control runs, a share of all, are never pruned: they show
-where both are wrong.
+where it is not among the best third of those that came as far either (:mod:`epsopt.optimize.schedule.rungs`). Together
+they lose less than either alone (docs/decisions/pruning-off.md). Control runs, a share of all, are never pruned: they
+show where both are wrong.
 """
 
 from __future__ import annotations
