@@ -62,7 +62,7 @@ class Pruner:
         targets: if given, a run goes on, too, while it meets all of them with a probability of ``LEAST_CHANCE``.
         gain_ratio: a run is stopped when its epochs to come are each expected to add less hypervolume than this share
             of what an epoch of all runs so far added on average, and it is not among the best third of those that came
-            as far.
+            as far; one that cannot be ranked, since nothing was measured there, is judged by the former alone.
         exploration_runs: number of first runs that are stopped after their grace whatever they look like: of a space
             that nobody knows, many short runs teach more than a few long ones.
         grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
@@ -184,7 +184,7 @@ class Pruner:
         reason = f"{found.text(end - so_far.steps[-1], targets=bool(self._targets))}; needed is {least:.2g}"
         if prune and least_gain is None:
             rank = rank_at_rung(so_far, self.past, self._model.signs.numpy(), self._grace)
-            prune = rank is not None and rank.is_outranked and self._was_poor_there(self._model, so_far, rank, end)
+            prune = rank is None or (rank.is_outranked and self._was_poor_there(self._model, so_far, rank, end))
             reason += "" if rank is None else f", and {rank}"
         control = prune and is_control_run(run, self._control_share)
         if control:

@@ -55,12 +55,12 @@ def rank_at_rung(so_far: Curve, others: Sequence[Curve], signs: Floats, grace: f
         so_far: the run.
         others: all other runs; those that did not come so far, or measured something else there, are left out.
         signs: ``(m,)`` 1 for an objective to be maximized, -1 for one to be minimized.
-        grace: epochs at the first rung; at least one.
+        grace: epochs at the first rung; where it is 0, one.
 
     Returns:
         Its rank; None before the first rung, and where none of its objectives was measured there.
     """
-    first = max(grace, 1.0)
+    first = grace or 1.0
     if not len(so_far.steps) or so_far.steps[-1] < first:
         return None
     rung = first

@@ -201,6 +201,15 @@ def test_a_run_among_the_best_third_goes_on_however_little_it_is_expected_to_add
     assert judge.should_stop("any", part(gaining(1.0, 0.0), 2), least_gain=1e-3).stop, "where its rank does not count"
 
 
+def test_a_run_of_which_nothing_was_measured_at_its_rung_is_judged_by_its_forecast(gains: list[Curve]) -> None:
+    judge = Pruner(SPACE, OBJECTIVES[:1], 10, control_share=0.0)
+    judge.learn(gains)
+    late = Curve({"a": 0.0, "b": 0.5}, STEPS[:3], np.array([[np.nan], [np.nan], [0.0]]))
+    decision = judge.should_stop("any", late)
+    assert decision.stop
+    assert "ranks" not in decision.reason
+
+
 def test_between_rungs_a_run_is_pruned_that_would_have_been_at_the_last_one(gains: list[Curve]) -> None:
     judge = Pruner(SPACE, OBJECTIVES[:1], 10, gain_ratio=0.02, control_share=0.0)
     judge.learn(gains)
