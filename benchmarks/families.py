@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
     return replace(zoo, train=train)
 
 
+_NEEDS = {"ppo": "stable_baselines3"}
 _TRAINING = ("train", "time/")
 _TIMES = ("_runtime", "_per_second")
 _NOT_JUDGED = {"loss", "grad_norm", "eval_loss", "log10_parameters"}
@@ -261,6 +263,9 @@ def main() -> None:
         table(options.version)
         return
     for name in options.family or FAMILIES:
+        if (package := _NEEDS.get(name)) is not None and find_spec(package) is None:
+            print(f"{name}: left out, since {package} is not installed", file=sys.stderr)
+            continue
         if options.what == "make":
             load(name)
             continue

@@ -276,7 +276,7 @@ def main() -> None:
         table(options.budget, options.seeds)
         return
     os.chdir(HERE)  # where the hooks are imported from
-    for name in options.families or families.FAMILIES:
+    for name in options.families or OBJECTIVES:
         run(name, options.budget, options.seeds)
 
 
