@@ -196,6 +196,9 @@ def front_sentences(report: LoopReport) -> list[str]:
         return [f"Hypervolume of the measured front: {gain.before:.4f}; {nothing}.", HYPERVOLUME]
     new = count(len(gain.joined), "new checkpoint")
     joined = f"{new} of {count(len(runs), 'proposed run')} {'is' if len(gain.joined) == 1 else 'are'} on it"
+    if not runs:
+        proposed = len({c.run for c in report.new})
+        joined = f"nothing of {'the one proposed run' if proposed == 1 else f'{proposed} proposed runs'} is on it"
     sentences = [f"Hypervolume of the measured front: {moved}; {joined}."]
     if report.merged:
         sentences.append(

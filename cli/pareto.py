@@ -74,7 +74,11 @@ def command(
         )
     else:
         whole = [c.sha256 for c, row in zip(checkpoints, measured_ones, strict=True) if not np.isnan(row).any()]
-        _show(front, checkpoints, objectives, whole, n_beyond, details=details)
+        on_front, shown = table[found.indices], {c.sha256 for c in front}
+        alike = {
+            c.sha256 for c, row in zip(checkpoints, table, strict=True) if (on_front == row).all(axis=1).any()
+        } - shown  # fmt: skip
+        _show(front, checkpoints, objectives, whole, n_beyond, len(alike), details=details)
         tell_picture(picture)
 
 
@@ -84,6 +88,7 @@ def _show(
     objectives: list[Objective],
     measured: list[str],
     n_beyond: int,
+    n_alike: int,
     *,
     details: bool,
 ) -> None:
@@ -97,12 +102,18 @@ def _show(
         labels = RunLabels.of(checkpoints)
         checkpoint_table(front, [o.name for o in objectives], objectives, labels)
         print_wrapped()
+    are = "is" if len(front) == 1 else "are"
     print_wrapped(
-        f"{len(front)} of {len(measured)} measured checkpoints are beaten by no other in all objectives at once."
+        f"{len(front)} of {len(measured)} measured checkpoints {are} beaten by no other in all objectives at once."
     )
     if copies := len(measured) - len(set(measured)):
         held = "holds what another of them holds, and is" if copies == 1 else "hold what others of them hold, and are"
         print_wrapped(f"{copies} of them {held} counted in each run.")
+    if n_alike:
+        print_wrapped(
+            f"{n_alike} more measured exactly the same as {'it' if len(front) == 1 else 'one of them'}, and "
+            f"{'is' if n_alike == 1 else 'are'} not shown."
+        )
     if n_missing := len(checkpoints) - len(measured):
         more = "other lacks" if n_missing == 1 else "others lack"
         left = "is" if n_missing == 1 else "are"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -197,8 +198,22 @@ def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
         objectives = check_objectives(project, catalogue.metric_names())
         surrogate, validation = load_map(catalogue)
         n_unseen = unseen(catalogue, surrogate)
+    note_other_bounds(project, surrogate)
     targets = resolve_targets(wanted, project, checkpoints, surrogate)
     return OpenProject(workspace, project, objectives, checkpoints, surrogate, validation, n_unseen, targets)
+
+
+def note_other_bounds(project: Project, surrogate: Surrogate) -> None:
+    """Tell the user which metrics were declared to be something else since the map was fitted."""
+    from epsopt.cli.output import note
+
+    known = dict(zip(surrogate.metric_names, surrogate.transforms, strict=True))
+    for name, bounds in project.bounds.items():
+        if name in known and all(map(math.isfinite, bounds)) and known[name].bounds != bounds:
+            note(
+                f"the map does not know that {name} is between {bounds[0]:g} and {bounds[1]:g}, as {project.file.name} "
+                "says: 'epsopt fit' learns it again"
+            )
 
 
 def note_followed(storage: RDBStorage, project: Project) -> None:

@@ -69,9 +69,37 @@ def test_pareto_counts_as_measured_what_has_every_objective_and_says_what_is_cou
     (tmp_path / "epsopt.toml").write_text('[project]\nruns = "runs"\n[objectives.accuracy]\ndirection = "maximize"\n')
     assert call(tmp_path, "ingest").status == 0
     shown = " ".join(call(tmp_path, "pareto").out.split())
-    assert "1 of 4 measured checkpoints are beaten by no other" in shown
+    assert "1 of 4 measured checkpoints is beaten by no other" in shown
     assert "1 of them holds what another of them holds, and is counted in each run." in shown
     assert "1 other lacks an objective (not measured, or NaN) and is left out." in shown
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.5, 0.5, 0.5, 0.1), "2 more measured exactly the same as it, and are not shown."),
+        ((0.5, 0.5, 0.1, 0.1), "1 more measured exactly the same as it, and is not shown."),
+    ],
+    ids=["three", "two"],
+)  # fmt: skip
+def test_pareto_says_how_many_measured_exactly_the_same(tmp_path, values, expected):
+    for i, value in enumerate(values):
+        (tmp_path / "runs" / f"r{i}").mkdir(parents=True)
+        torch.save({"model": {"w": torch.eye(3) + i}, "accuracy": value}, tmp_path / "runs" / f"r{i}" / "epoch_1.pt")
+    (tmp_path / "epsopt.toml").write_text('[project]\nruns = "runs"\n[objectives.accuracy]\ndirection = "maximize"\n')
+    assert call(tmp_path, "ingest").status == 0
+    assert expected in " ".join(call(tmp_path, "pareto").out.split())
+
+
+def test_bounds_that_were_declared_after_the_fit_are_said_to_be_unknown_to_the_map(project, copy):
+    mine = copy(project)
+    file = mine.folder / "epsopt.toml"
+    before = mine("search", "--no-record", "-n", "2")
+    assert "does not know" not in before.err
+    assert "\nbounds = [0.0, 1.0]" in file.read_text()
+    file.write_text(file.read_text().replace("\nbounds = [0.0, 1.0]", "\nbounds = [0.0, 2.0]", 1))
+    said = " ".join(mine("search", "--no-record", "-n", "2").err.split())
+    assert "the map does not know that coverage is between 0 and 2, as epsopt.toml says: 'epsopt fit'" in said
 
 
 def test_pareto_of_one_objective_is_its_best(project):
