@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.optimize.latent.predict_checkpoint import Assessment, assess, measured_at_ends
@@ -11,6 +11,7 @@ from epsopt.studies.project.project import Project
 from epsopt.studies.surrogate_store import load_map, load_map_with_probes
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.ingestion.ingest import read_fingerprints
 from epsopt.zoo.layouts.nothing_found import nothing_found
@@ -79,7 +80,7 @@ def predict_files(
         progress=lambda done, total: progress("reading checkpoints", done / total), folders=seen.folders,
         on_failure=side_file_failures.append,
     )  # fmt: skip
-    read = [r for r in results if not isinstance(r, Failure)]
+    read = [_as_catalogued(r, catalogue, checkpoints) for r in results if not isinstance(r, Failure)]
     failed = seen.failures + [r for r in results if isinstance(r, Failure)]
     if not (read or failed):
         raise nothing_found(paths, others=seen.other.kinds.values())
@@ -87,3 +88,16 @@ def predict_files(
     predicted = assess(surrogate, checkpoints, prints, embeddings=embeddings, level=level) if read else []
     at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
     return FilePredictions(surrogate, read, predicted, at_ends, failed, side_file_failures, seen.outside_links)
+
+
+def _as_catalogued(
+    read: CheckpointContents, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]
+) -> CheckpointContents:
+    """Give a checkpoint that its weights alone place in no lineage the one that it has in the catalogue by its run."""
+    if read.lineage is not None:
+        return read
+    known = next((c for c in checkpoints if c.sha256 == read.sha256 and c.lineage_id is not None), None)
+    if known is None:
+        return read
+    (kept,) = catalogue.fingerprints([known.id])
+    return replace(read, lineage=known.lineage_id, fingerprint_bytes=kept.to_bytes())

@@ -16,6 +16,7 @@ from epsopt.cli.main import COMMANDS, group
 from epsopt.studies import surrogate_store as maps
 from epsopt.surrogate import fit
 from epsopt.zoo import Catalogue
+from epsopt.zoo.ingestion.ingest import read_fingerprints
 
 from .conftest import EPOCHS, QUICK, check
 
@@ -328,3 +329,26 @@ def test_a_map_without_embeddings_says_how_to_get_them(project):
     result = project("embed", "run_000:2")
     assert result.status == 2
     assert "hooks.embed" in result.err
+
+
+def test_a_checkpoint_that_only_its_run_places_in_a_lineage_has_it_in_predictions_too(project, copy, tmp_path):
+    mine = copy(project)
+    found = torch.load(project.runs / "run_000" / "epoch_001.pt", weights_only=True)
+    first = {name: found[name] for name in ("model_state_dict", "metrics")}
+    generator = torch.Generator().manual_seed(0)
+    runs = tmp_path / "new" / "far"
+    runs.mkdir(parents=True)
+    for epoch in (1, 2, 3):  # each a step of twice its norm away from the one before
+        torch.save(first | {"epoch": epoch}, runs / f"epoch_{epoch:03}.pt")
+        moved = {
+            n: t + 2.0 * t.norm() * (noise := torch.randn(t.shape, generator=generator)) / noise.norm()
+            for n, t in first["model_state_dict"].items()
+        }
+        first = first | {"model_state_dict": moved}
+    assert mine("ingest", tmp_path / "new").status == 0
+    last = runs / "epoch_003.pt"
+    with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue:
+        far = next(c for c in catalogue.checkpoints() if c.path == str(last))
+        (by_weights,) = read_fingerprints([last], catalogue)
+    assert (far.lineage_id is None, by_weights.lineage) == (False, None)
+    assert "lineage is not known" not in mine("predict", last).out
