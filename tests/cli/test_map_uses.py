@@ -14,6 +14,7 @@ import torch
 
 from epsopt.cli.main import COMMANDS, group
 from epsopt.studies import surrogate_store as maps
+from epsopt.studies.predict_files import predict_files
 from epsopt.surrogate import fit
 from epsopt.zoo import Catalogue
 from epsopt.zoo.ingestion.ingest import read_fingerprints
@@ -350,5 +351,8 @@ def test_a_checkpoint_that_only_its_run_places_in_a_lineage_has_it_in_prediction
     with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue:
         far = next(c for c in catalogue.checkpoints() if c.path == str(last))
         (by_weights,) = read_fingerprints([last], catalogue)
-    assert (far.lineage_id is None, by_weights.lineage) == (False, None)
-    assert "lineage is not known" not in mine("predict", last).out
+        (read,) = predict_files(catalogue, None, [last]).read
+        (kept,) = catalogue.fingerprints([far.id])
+    assert (by_weights.lineage, read.lineage) == (None, far.lineage_id)
+    assert far.lineage_id is not None
+    assert read.fingerprint.to_bytes() == kept.to_bytes() != by_weights.fingerprint.to_bytes()
