@@ -90,8 +90,8 @@ class Preloaded:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             command = [sys.executable, "-P", __file__, str(theirs.fileno())]
             with theirs:
-                self._process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                self._process = subprocess.Popen(  # in a folder that outlives the test: torch asks for it later
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"
                 )
         return self._socket
 

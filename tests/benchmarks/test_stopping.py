@@ -10,7 +10,7 @@ import stopping
 import stopping_tables
 from loop_programs import PROGRAMS
 from loop_workloads import Ternary, demo_space
-from stopping import GRACE, Order, at_random, at_same_length, by_gain, by_halving, by_priority
+from stopping import GRACE, Order, at_random, at_same_length, by_gain, by_halving
 from stopping_tables import LENGTH, Table
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
@@ -74,11 +74,6 @@ def test_pruning_at_random_is_compared_at_the_same_share_of_epochs(table):
     # 200 draws of which run it is: the mean of all, to within the four standard errors that luck may take.
     lost = np.array([o.lost for o in one])
     assert at_random(order, one[0].saved) == pytest.approx(lost.mean(), abs=4 * lost.std() / np.sqrt(200))
-
-
-def test_a_front_comes_before_what_it_dominates_and_its_ends_before_its_middle():
-    values = np.array([[0.5, 0.5], [1.0, 0.0], [0.6, 0.6], [0.0, 1.0], [0.4, 0.4]])
-    assert by_priority(values) == [1, 3, 2, 0, 4]
 
 
 def test_moasha_keeps_the_best_share_at_each_rung(table):
