@@ -25,7 +25,7 @@ from epsopt.zoo.files import atomic_file
 from epsopt.zoo.layouts.adapters import CONFIG as ADAPTER
 from epsopt.zoo.layouts.hugging_face import CONFIG, MODELS, whole_name
 from epsopt.zoo.layouts.parsed import RECOMBINED
-from epsopt.zoo.reading.policy_archive import POLICY
+from epsopt.zoo.reading.policy_archive import MERGE, POLICY
 from epsopt.zoo.reading.remote import is_url, location
 
 _TORCH = (".pt", ".pth", ".ckpt")
@@ -164,8 +164,9 @@ def _write_archive(decoded: Decoded, path: Path, provenance: Provenance) -> None
             if record.filename == POLICY:
                 with new.open(POLICY, "w", force_zip64=True) as out:
                     torch.save(weights, out)
-            else:
+            elif record.filename != MERGE:
                 new.writestr(record, old.read(record))
+        new.writestr(MERGE, json.dumps(provenance.to_json(decoded.recombination)))
 
 
 def _write_side_files(decoded: Decoded, path: Path, provenance: Provenance) -> None:

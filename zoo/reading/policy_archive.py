@@ -20,6 +20,8 @@ from epsopt.zoo.errors import UnreadableCheckpoint
 
 POLICY = "policy.pth"
 """The weights in an archive, or in a folder that one was unpacked into."""
+MERGE = "epsopt.json"
+"""What a merged archive is made of: its arguments and steps are those of one parent, and not its own."""
 _DATA = "data"
 _DATA_BYTES = 16 << 20  # the last observations of many environments lie in there, too
 _PICKLED = ":serialized:"
@@ -89,14 +91,17 @@ class Arguments:
 
 
 def arguments(file: IO[bytes]) -> Arguments:
-    """Read the arguments that an open archive was trained with.
+    """Read the arguments that an open archive was trained with; a merge was not.
 
     Numbers, texts and lists are taken as they are, a constant schedule as its number and a class as its name. Other
     objects are pickled, and are left out.
     """
     try:
-        with zipfile.ZipFile(file) as archive, archive.open(_DATA) as record:
-            text = record.read(_DATA_BYTES + 1)
+        with zipfile.ZipFile(file) as archive:
+            if MERGE in archive.namelist():
+                return Arguments()
+            with archive.open(_DATA) as record:
+                text = record.read(_DATA_BYTES + 1)
         if len(text) > _DATA_BYTES:
             return Arguments(reason=f"more than {_DATA_BYTES:,} bytes")
         data = json.loads(text)

@@ -292,21 +292,29 @@ def test_a_merge_of_archives_of_stable_baselines_is_such_an_archive(decoder, tmp
         files.append(tmp_path / "runs" / f"run_{k}" / "best_model.zip")
         files[-1].parent.mkdir(parents=True)
         with zipfile.ZipFile(files[-1], "w") as archive:
-            archive.writestr("data", json.dumps({"num_timesteps": 1000 + k}))
+            archive.writestr("data", json.dumps({"num_timesteps": 1000 + k, "gamma": 0.9}))
             with archive.open("policy.pth", "w", force_zip64=True) as policy:  # as BaseAlgorithm.save does
                 torch.save(states[-1], policy)
             archive.writestr("_stable_baselines3_version", "2.7.0")
     out = saved(decoder, files, [0.3, 0.7], tmp_path / "runs" / "merged_001" / "merged_004" / "model.zip")
     with zipfile.ZipFile(out) as archive:
-        assert archive.namelist() == ["data", "policy.pth", "_stable_baselines3_version"]
-        assert json.loads(archive.read("data")) == {"num_timesteps": 1001}  # of the parent that counts most
+        assert archive.namelist() == ["data", "policy.pth", "_stable_baselines3_version", "epsopt.json"]
+        assert [p["path"] for p in json.loads(archive.read("epsopt.json"))["parents"]] == list(map(str, files))
+        assert json.loads(archive.read("data")) == {
+            "num_timesteps": 1001,
+            "gamma": 0.9,
+        }  # of the parent that counts most
         merged = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, 0.3 * states[0][name] + 0.7 * states[1][name])
     with Catalogue(f"sqlite:///{tmp_path}/c.db") as catalogue:
         assert not ingest(catalogue, tmp_path / "runs", jobs=1).failed
         found = {c.run: (is_recombined(c), c.epoch, c.lineage_id) for c in catalogue.checkpoints()}
+        said = {r.name: r.hyperparameters for r in catalogue.runs()}
     assert found["merged_001/merged_004"] == (True, None, found["run_0"][2])
+    assert found["run_1"][1] == 1001
+    assert said["run_1"] == {"gamma": 0.9}
+    assert "gamma" not in said["merged_001/merged_004"]
 
 
 def test_a_rank_that_is_asked_for_keeps_the_largest_singular_values_of_each_update(base, tmp_path):
