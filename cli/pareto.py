@@ -74,11 +74,10 @@ def command(
         )
     else:
         whole = [c.sha256 for c, row in zip(checkpoints, measured_ones, strict=True) if not np.isnan(row).any()]
-        on_front, shown = table[found.indices], {c.sha256 for c in front}
-        alike = {
-            c.sha256 for c, row in zip(checkpoints, table, strict=True) if (on_front == row).all(axis=1).any()
-        } - shown  # fmt: skip
-        _show(front, checkpoints, objectives, whole, n_beyond, len(alike), details=details)
+        on_front = set(map(tuple, table[found.indices].tolist()))
+        alike = {c.sha256 for c, row in zip(checkpoints, table.tolist(), strict=True) if tuple(row) in on_front}
+        n_alike = len(alike - {c.sha256 for c in front})
+        _show(front, checkpoints, objectives, whole, n_beyond, n_alike, details=details)
         tell_picture(picture)
 
 

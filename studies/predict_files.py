@@ -80,7 +80,7 @@ def predict_files(
         progress=lambda done, total: progress("reading checkpoints", done / total), folders=seen.folders,
         on_failure=side_file_failures.append,
     )  # fmt: skip
-    read = [_as_catalogued(r, catalogue, checkpoints) for r in results if not isinstance(r, Failure)]
+    read = _as_catalogued([r for r in results if not isinstance(r, Failure)], catalogue, checkpoints)
     failed = seen.failures + [r for r in results if isinstance(r, Failure)]
     if not (read or failed):
         raise nothing_found(paths, others=seen.other.kinds.values())
@@ -91,13 +91,15 @@ def predict_files(
 
 
 def _as_catalogued(
-    read: CheckpointContents, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]
-) -> CheckpointContents:
-    """Give a checkpoint that its weights alone place in no lineage the one that it has in the catalogue by its run."""
-    if read.lineage is not None:
-        return read
-    known = next((c for c in checkpoints if c.sha256 == read.sha256 and c.lineage_id is not None), None)
-    if known is None:
-        return read
-    (kept,) = catalogue.fingerprints([known.id])
-    return replace(read, lineage=known.lineage_id, fingerprint_bytes=kept.to_bytes())
+    read: Sequence[CheckpointContents], catalogue: Catalogue, checkpoints: Sequence[Checkpoint]
+) -> list[CheckpointContents]:
+    """Give checkpoints that their weights alone place in no lineage the one that they have in the catalogue."""
+    alone = {r.sha256 for r in read if r.lineage is None}
+    known = {c.sha256: c for c in checkpoints if c.sha256 in alone and c.lineage_id is not None}
+    kept = dict(zip(known, catalogue.fingerprints([c.id for c in known.values()]), strict=True))
+    return [
+        replace(r, lineage=known[r.sha256].lineage_id, fingerprint_bytes=kept[r.sha256].to_bytes())
+        if r.sha256 in known
+        else r
+        for r in read
+    ]

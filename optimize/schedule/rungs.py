@@ -7,7 +7,6 @@ comes next (MOASHA, Schmucker et al. 2021).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,23 +65,21 @@ def rank_at_rung(so_far: Curve, others: Sequence[Curve], signs: Floats, grace: f
     rung = first
     while rung * FACTOR <= so_far.steps[-1]:
         rung *= FACTOR
-    at = _reached(so_far, rung)
-    m = len(signs)
-    own = so_far.values[at, :m] * signs if at is not None else np.full(m, np.nan)
+    at, m = _reached(so_far, rung), len(signs)
+    own = so_far.values[at, :m] * signs
     measured = np.isfinite(own)
-    if at is None or not measured.any():
+    if not measured.any():
         return None
-    there = [c.values[i, :m] * signs for c in others if (i := _reached(c, rung)) is not None]
+    there = [c.values[i, :m] * signs for c in others if (i := _reached(c, rung)) < len(c.steps)]
     rows = np.array([row[measured] for row in (*there, own) if np.isfinite(row[measured]).all()])
     ranges = np.ptp(rows, axis=0)
     place = place_of_last(rows / np.where(ranges > 0.0, ranges, 1.0))
     return Rank(float(so_far.steps[at]), at + 1, place, len(rows))
 
 
-def _reached(curve: Curve, rung: float) -> int | None:
-    """Row of the first checkpoint at a rung or after it."""
-    at = int(np.searchsorted(curve.steps, rung * (1.0 - 1e-9)))
-    return at if at < len(curve.steps) and math.isfinite(rung) else None
+def _reached(curve: Curve, rung: float) -> int:
+    """Row of the first checkpoint at a rung or after it; the number of rows where there is none."""
+    return int(np.searchsorted(curve.steps, rung * (1.0 - 1e-9)))
 
 
 def place_of_last(values: Floats) -> int:

@@ -6,11 +6,13 @@ it a record of JSON holds the algorithm's arguments; what is pickled in there is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +109,8 @@ def arguments(file: IO[bytes]) -> Arguments:
         data = json.loads(text)
     except KeyError:
         return Arguments()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RecursionError, OSError) as error:
+    # A RuntimeError: it is encrypted, compressed in a way that is not known, or nested too deep.
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError) as error:
         return Arguments(reason=str(error)[:200] or type(error).__name__)
     if not isinstance(data, Mapping):
         return Arguments(reason=f"a {type(data).__name__}, expected an object")
@@ -125,7 +128,8 @@ def _argument(value: Any) -> Any:
         return {k: v for k, v in value.items() if not isinstance(v, Mapping)}
     constant = _CONSTANT.search(str(value.get("value_schedule", "")))
     if constant is not None:
-        return float(constant[1])
+        with contextlib.suppress(ValueError):
+            return float(constant[1])
     if value.get(":type:") != "<class 'dict'>":
         return None
     readable = {k: v for k, v in value.items() if not k.startswith((":", "_")) and isinstance(v, str)}

@@ -392,6 +392,24 @@ def test_arguments_that_cannot_be_read_are_named_and_the_policy_goes_in(tmp_path
     assert part in note.reason
 
 
+def test_damaged_or_odd_arguments_take_no_policy_with_them(tmp_path, catalogue):
+    odd = {"clip_range": SCHEDULE | {"value_schedule": "ConstantSchedule(val=e-)"}, "gamma": 0.9}
+    archive_of(tmp_path / "odd" / "best_model.zip", 1, data=json.dumps(odd).encode())
+    squeezed = archive_of(tmp_path / "squeezed" / "best_model.zip", 2, data=b"")
+    with zipfile.ZipFile(squeezed, "w") as archive:
+        archive.writestr("policy.pth", saved(weights(2)))
+        archive.writestr("data", json.dumps(SAID).encode(), zipfile.ZIP_DEFLATED)
+        place = archive.getinfo("data").header_offset + 30 + len("data")
+    content = bytearray(squeezed.read_bytes())
+    content[place : place + 16] = b"\xff" * 16
+    squeezed.write_bytes(content)
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.failed) == (2, [])
+    assert {r.name: r.hyperparameters for r in catalogue.runs()} == {"odd": {"gamma": 0.9}, "squeezed": {}}
+    (note,) = report.side_file_failures
+    assert "what it says of its arguments cannot be read" in note.reason
+
+
 @pytest.mark.parametrize(
     "content",
     [
