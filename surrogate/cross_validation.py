@@ -39,6 +39,7 @@ from epsopt.zoo.ray_cluster import RayCluster
 Floats = NDArray[np.float64]
 
 _FEWEST_RUNS = 2  # that a fold learns from
+_WORTH_A_GPU = 1e9  # of the summed cubes of the folds' rows: a few seconds of one processor
 
 
 def each_weights_once(scored: TrainingSet, same: NDArray[np.int64]) -> TrainingSet:
@@ -98,9 +99,24 @@ def as_fold(
 
 
 def predict_held_out(folds: Sequence[Fold], n_metrics: int, cluster: RayCluster | None = None) -> list[list[HeldOut]]:
-    """Predict every metric of every fold's held-out rows, with every setting of the head; ``[metric][fold]``."""
-    found = in_order(held_out, [(fold, j) for j in range(n_metrics) for fold in folds], cluster)
+    """Predict every metric of every fold's held-out rows, with every setting of the head; ``[metric][fold]``.
+
+    On a GPU where PyTorch sees one and the folds are large (benchmarks/gpu.py).
+    """
+    pairs = [(fold, j) for j in range(n_metrics) for fold in folds]
+    found = _on_gpu(pairs) if cluster is None else None
+    found = found or in_order(held_out, pairs, cluster)
     return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
+
+
+def _on_gpu(pairs: Sequence[tuple[Fold, int]]) -> list[HeldOut] | None:
+    """Predict on a GPU; None: there is none, it fails or is full, or the way there takes longer."""
+    if not torch.cuda.is_available() or sum(len(fold.z_train) ** 3 for fold, _ in pairs) < _WORTH_A_GPU:
+        return None
+    try:
+        return [held_out(fold, j, "cuda") for fold, j in pairs]
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        return None
 
 
 def unseen_architectures(held: HeldOut, inside: TrainingSet, outside: TrainingSet) -> HeldOut:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.surrogate.relevance import matern
+from epsopt.surrogate.side_by_side import one_thread
 from epsopt.surrogate.thinning import evenly_spaced
 
 _LENGTHS = (0.5, 0.7, 1.0, 1.5, 2.5)  # multiples of the lengths that the network learned
@@ -116,34 +117,51 @@ def grid() -> list[GPHyperparameters]:
     ]
 
 
-def held_out(fold: Fold, metric: int) -> HeldOut:
-    """Predict one metric of a fold's held-out rows with every setting of the grid."""
+@one_thread()
+def held_out(fold: Fold, metric: int, device: str = "cpu") -> HeldOut:
+    """Predict one metric of a fold's held-out rows with every setting of the grid.
+
+    Args:
+        fold: what the head sees.
+        metric: column of the metric.
+        device: where to; in double precision on each.
+    """
+
+    def there(values: Floats) -> Tensor:
+        return torch.tensor(values, device=device)  # a copy: rounding depends on how numbers lie in memory
+
     known = np.flatnonzero(np.isfinite(fold.y_train[:, metric]))
-    y = fold.y_train[known, metric]
     inverse_lengths = fold.inverse_lengths[metric]
     encoded = len(inverse_lengths)
-    z, z_held = (part[:, :encoded] * inverse_lengths for part in (fold.z_train[known], fold.z_held))
-    tree, tree_held = (part[:, encoded + metric] for part in (fold.z_train[known], fold.z_held))
-    between, across = _distances(z, z) ** 2, _distances(z_held, z) ** 2
-    apart, apart_held = (tree[:, None] - tree) ** 2, (tree_held[:, None] - tree) ** 2
-    kernels: dict[tuple[float, float], list[tuple[int, GPHyperparameters]]] = {}
-    for place, setting in enumerate(grid()):
-        kernels.setdefault((setting.alike, setting.length), []).append((place, setting))
-    mean, variance = np.empty((2, sum(map(len, kernels.values())), len(tree_held)))
-    for (alike, length), settings in kernels.items():
-        covariance = _matern(np.sqrt(between + alike**2 * apart) / length)
-        cross = _matern(np.sqrt(across + alike**2 * apart_held) / length)
-        # One eigendecomposition serves all noise levels and shares of the trees.
-        values, vectors = np.linalg.eigh(covariance)
-        projected = cross @ vectors
-        squared = projected**2
-        for place, setting in settings:
-            inverse = 1.0 / (np.maximum(values, 0.0) + setting.noise)
-            rest = projected @ (inverse * (vectors.T @ (y - setting.trees * tree)))
-            mean[place] = setting.trees * tree_held + rest
-            variance[place] = np.maximum(1.0 - squared @ inverse, 1e-6) + setting.noise
+    z, z_held = (there(part[:, :encoded] * inverse_lengths) for part in (fold.z_train[known], fold.z_held))
+    tree, tree_held = (there(part[:, encoded + metric]) for part in (fold.z_train[known], fold.z_held))
+    y = there(fold.y_train[known, metric])
+    between, across = _squared_distances(z, z), _squared_distances(z_held, z)
+    apart, apart_held = (tree[:, None] - tree).square(), (tree_held[:, None] - tree).square()
+    settings = grid()
+    mean, variance = torch.empty((2, len(settings), len(tree_held)), dtype=torch.float64, device=device)
+    for alike, length in dict.fromkeys((s.alike, s.length) for s in settings):
+        places = [i for i, s in enumerate(settings) if (s.alike, s.length) == (alike, length)]
+        noises, shares = (
+            torch.tensor([getattr(settings[i], of) for i in places], dtype=torch.float64, device=device)
+            for of in ("noise", "trees")
+        )
+        covariance = matern((between + alike**2 * apart).sqrt() / length)
+        cross = matern((across + alike**2 * apart_held).sqrt() / length)
+        levels, which = noises.unique(return_inverse=True)
+        eye = torch.eye(len(y), dtype=torch.float64, device=device)
+        factors = torch.linalg.cholesky(covariance + levels[:, None, None] * eye)
+        # One solution of the system serves all shares of the trees: what is left to explain is linear in the share.
+        given = torch.cat([cross.T, y[:, None], tree[:, None]], dim=1).expand(len(levels), -1, -1)
+        solved = torch.linalg.solve_triangular(factors, given, upper=False)
+        half = solved[..., :-2]
+        of_metric, of_trees = (half.mT @ solved[..., -2:]).unbind(dim=2)  # (noises, k) each
+        mean[places] = shares[:, None] * (tree_held - of_trees[which]) + of_metric[which]
+        variance[places] = (1.0 - half.square().sum(dim=1)[which]).clamp(min=1e-6) + noises[:, None]
+    guess, unit_variance = mean.cpu().numpy(), variance.cpu().numpy()
     measured = np.isfinite(fold.y_held[:, metric])
-    return HeldOut(mean, variance, fold.y_held[:, metric] - mean, run_weights(fold.runs_held, measured), fold.runs_held)
+    weight = run_weights(fold.runs_held, measured)
+    return HeldOut(guess, unit_variance, fold.y_held[:, metric] - guess, weight, fold.runs_held)
 
 
 def run_weights(runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
@@ -359,12 +377,6 @@ def subsample_runs(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np
     return np.sort(order[evenly_spaced(len(order), limit, np.floor)])
 
 
-def _distances(a: Floats, b: Floats) -> Floats:
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * a @ b.T
-    return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
-
-
-def _matern(r: Floats) -> Floats:
-    """Matérn 5/2."""
-    scaled = np.sqrt(5.0) * r
-    return np.asarray((1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled))
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    squared: Tensor = a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2.0 * a @ b.T
+    return squared.clamp(min=0.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import joblib
+import torch
 
 from epsopt.zoo.child_processes import safe_children
 from epsopt.zoo.ray_cluster import RayCluster
@@ -57,6 +58,17 @@ def in_order(
     workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(calls)), prefer="threads" if threads else None)
     with contextlib.nullcontext() if threads else safe_children():
         return list(workers(joblib.delayed(function)(*call) for call in calls))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread, so that results do not depend on how many a machine gives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _numbered(place: int, function: Callable[..., T], call: tuple[Any, ...]) -> tuple[int, T]:

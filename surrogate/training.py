@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.relevance import Relevance, RunSampler, held_out_loss, learn_relevance, matern
-from epsopt.surrogate.side_by_side import completed
+from epsopt.surrogate.side_by_side import completed, one_thread
 from epsopt.zoo.ray_cluster import RayCluster
 
 STEPS = 240
@@ -99,7 +99,9 @@ def train_many(
     progress: Callable[[int, int], None] | None = None,
     cluster: RayCluster | None = None,
 ) -> list[EpsilonVAE]:
-    """Train networks side by side: one process a core, or one after another on a GPU if there is one.
+    """Train networks side by side, one process a core.
+
+    Not on a GPU: steps are so small that starting them takes longer than computing them (benchmarks/gpu.py).
 
     Args:
         jobs: shape and examples of each network.
@@ -111,13 +113,8 @@ def train_many(
     Returns:
         The trained networks, in the order given, on the CPU and in evaluation mode.
     """
-    states: Iterator[tuple[int, dict[str, Tensor]]]
-    if torch.cuda.is_available() and cluster is None:
-        states = ((i, _trained(shape, examples, recipe, seed, "cuda")) for i, (shape, examples) in enumerate(jobs))
-    else:
-        # Processes, because batches are too small for a second thread to help. Each gets tokens, not fingerprints: a
-        # few MB.
-        states = completed(_trained, [(shape, examples, recipe, seed, "cpu") for shape, examples in jobs], cluster)
+    # Processes: batches are too small for a second thread to help. Each gets tokens, not fingerprints, a few MB.
+    states = completed(_trained, [(shape, examples, recipe, seed) for shape, examples in jobs], cluster)
     networks: dict[int, EpsilonVAE] = {}
     for done, (i, state) in enumerate(states, 1):
         networks[i] = load_network(jobs[i][0], state)
@@ -126,19 +123,12 @@ def train_many(
     return [networks[i] for i in range(len(jobs))]
 
 
-def _trained(
-    shape: NetworkShape, examples: Examples, recipe: TrainingConfig, seed: int, device: str
-) -> dict[str, Tensor]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            network = EpsilonVAE(shape).to(device)
-            train_network(network, examples.to(torch.device(device)), recipe, seed)
-    finally:
-        torch.set_num_threads(threads)
-    return {name: value.cpu() for name, value in network.state_dict().items()}
+def _trained(shape: NetworkShape, examples: Examples, recipe: TrainingConfig, seed: int) -> dict[str, Tensor]:
+    with one_thread(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = EpsilonVAE(shape)
+        train_network(network, examples, recipe, seed)
+    return network.state_dict()
 
 
 def train_network(

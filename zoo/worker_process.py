@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from epsopt.zoo.decoding.weight_gram import weight_products
 from epsopt.zoo.decoding.worker import evaluate, recombine
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
+from epsopt.zoo.fingerprints.block_statistics import DIRECT
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, _finite
+from epsopt.zoo.fingerprints.large_matrix import LargeMatrix
 from epsopt.zoo.fingerprints.lineage import ADAPTED, KnownLineage, LineageBook
 from epsopt.zoo.fingerprints.sketch import SKETCH, gain_directions, sketch_of
 from epsopt.zoo.layouts.adapters import reference_of
@@ -81,6 +83,7 @@ class Child:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self._device = torch.device("cuda") if limits.gpu and torch.cuda.is_available() else None
         self.weights_key = ""
         self.base = ""
         self.book = LineageBook()
@@ -203,7 +206,7 @@ class Child:
     def _fingerprint(self, held: EffectiveWeights, reference: _Reference | None) -> Fingerprint:
         own = reference is None or _is(reference, held.checkpoint)
         with contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup:
-            return held.fingerprint(lookup)
+            return held.fingerprint(lookup, self._device)
 
     def _fingerprint_in_lineage(
         self, held: EffectiveWeights, signature: str
@@ -330,6 +333,14 @@ def _limit_memory(extra: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _start_gpu() -> None:
+    """Load what a GPU needs: its driver takes as much address space as there is memory, which is not the file's."""
+    side = DIRECT + 1
+    block = LargeMatrix(torch.ones(side, side), torch.device("cuda"))
+    block.statistics()
+    block.sketch("")
+
+
 def _end_with(parent: int) -> None:
     """End this process when its parent has: whatever a hook is busy with, nobody waits for it any more.
 
@@ -354,6 +365,8 @@ def main(descriptor: int) -> None:
         hello, _ = decode(connection.recv_bytes())
         limits = Limits(**hello["limits"])
         _end_with(os.getppid())
+        if limits.gpu and torch.cuda.is_available():
+            _start_gpu()
         _limit_memory(limits.memory)
         listen(lambda hook: connection.send_bytes(encode({"at work": hook})))
         child = Child(limits)

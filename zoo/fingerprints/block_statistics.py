@@ -21,6 +21,8 @@ from epsopt.zoo.fingerprints.tiled_matmul import add_transposed, times
 Array = NDArray[np.float32]
 _Wide = NDArray[np.float64]
 
+LARGEST = 1e9
+"""Larger weights count as this: their squares must stay within single precision."""
 SINGULAR = 8
 QUANTILES = np.array([0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
 NORM_QUANTILES = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
@@ -29,14 +31,16 @@ STATISTICS = 6 + len(QUANTILES) + 2 * len(NORM_QUANTILES) + SINGULAR + 1
 DELTA = STATISTICS + 2
 """Length of what :func:`delta` returns."""
 
-_SAMPLE = 1 << 17  # values that quantiles are read from when a block has more
+SAMPLE = 1 << 17
+"""Values that quantiles are read from when a block has more."""
 _LOOKED = 1 << 17  # values of a piece that is looked at and multiplied, if that is rows enough
 _ROWS = 128  # of it: with fewer, adding up the transposed products takes longer than multiplying
 _MULTIPLIED = 1 << 19  # values of a piece that is multiplied with a few columns: two megabytes
 MOST_VALUES_HELD = 1 << 24  # values of a difference that may be held whole
 _PROBES = 24  # columns of the range finder
 _KEPT_PROBES = 1 << 16  # rows of probes that are kept for the next block: 6 MB
-_DIRECT = 256  # up to this many rows (or columns) the spectrum is exact
+DIRECT = 256
+"""Up to this many rows (or columns) the spectrum is exact."""
 
 
 class ScratchMemory:
@@ -91,9 +95,25 @@ def delta(
     products = _Products()
     whole = (workspace or ScratchMemory()).matrix(*matrix.shape) if matrix.size <= MOST_VALUES_HELD else None
     described, energy = _statistics(matrix, most, base, whole, products)
-    former = np.sqrt(products.base)
-    cosine = products.across / (np.sqrt(squares) * former + 1e-12)
-    relative = np.log(np.sqrt(energy) / (former + 1e-12) + 1e-6)
+    return relative_to(described, energy, squares, products.base, products.across)
+
+
+def relative_to(described: Array, energy: float, squares: float, former: float, across: float) -> Array:
+    """Put a difference's relative size and the cosine before its statistics.
+
+    Args:
+        described: ``(STATISTICS,)`` of the difference.
+        energy: sum of the difference's squares.
+        squares: the same of the block.
+        former: the same of the reference.
+        across: scalar product of block and reference.
+
+    Returns:
+        ``(DELTA,)``.
+    """
+    norm = np.sqrt(former)
+    cosine = across / (np.sqrt(squares) * norm + 1e-12)
+    relative = np.log(np.sqrt(energy) / (norm + 1e-12) + 1e-6)
     return np.concatenate([[relative, cosine], described]).astype(np.float32)
 
 
@@ -118,7 +138,7 @@ def _statistics(
 ) -> tuple[Array, float]:
     """Return the statistics of ``matrix - base``, which is left in `whole`, and the sum of all squares."""
     rows, columns = matrix.shape
-    moments, finder = Moments(), _RangeFinder(rows, columns) if min(rows, columns) > _DIRECT else None
+    moments, finder = Moments(), _RangeFinder(rows, columns) if min(rows, columns) > DIRECT else None
     row_squares, column_squares = np.empty(rows, dtype=np.float32), np.zeros(columns, dtype=np.float64)
     looked = min(max(_LOOKED, _ROWS * columns), _MULTIPLIED)
     with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large, as the sum of squares tells
@@ -135,22 +155,40 @@ def _statistics(
     if whole is not None:
         matrix, base = whole, None
     singular = _singular_values(matrix, base, energy, finder)
+    return describe(moments, _sample(matrix, base), row_squares, column_squares, singular, energy), energy
+
+
+def describe(
+    moments: Moments, sample: Array, row_squares: Array, column_squares: Array | _Wide, singular: Array, energy: float
+) -> Array:
+    """Put a block's statistics together.
+
+    Args:
+        moments: of all its values.
+        sample: values that quantiles are read from.
+        row_squares: ``(rows,)`` sums of squares.
+        column_squares: ``(columns,)`` sums of squares.
+        singular: leading singular values, descending, at most eight.
+        energy: sum of all squares.
+
+    Returns:
+        ``(STATISTICS,)``.
+    """
     # Participation ratio of the leading spectrum: how many directions carry the block.
     effective = float(np.sum(singular) ** 2 / (np.sum(singular * singular) + 1e-12))
     leading = np.zeros(SINGULAR)
     leading[: len(singular)] = np.log(singular / (np.sqrt(energy) + 1e-12) + 1e-4) if energy > 0 else 0.0
     column_norms = np.sqrt(column_squares).astype(np.float32)
-    described = np.concatenate(
+    return np.concatenate(
         [
             moments.summary(),
-            _at_quantiles(_sample(matrix, base), QUANTILES),
+            _at_quantiles(sample, QUANTILES),
             np.log(_at_quantiles(np.sqrt(row_squares), NORM_QUANTILES) + 1e-6),
             np.log(_at_quantiles(column_norms, NORM_QUANTILES) + 1e-6),
             leading,
             [effective],
         ]
-    )
-    return described.astype(np.float32), energy
+    ).astype(np.float32)
 
 
 def _pieces(
@@ -179,7 +217,7 @@ def _pieces(
 
 def _sample(matrix: Array, base: Array | None) -> Array:
     flat = matrix.reshape(-1)
-    step = 1 if flat.size <= _SAMPLE else flat.size // _SAMPLE + 1
+    step = 1 if flat.size <= SAMPLE else flat.size // SAMPLE + 1
     return np.ascontiguousarray(flat[::step]) if base is None else flat[::step] - base.reshape(-1)[::step]
 
 
@@ -197,7 +235,8 @@ def _probes(height: int) -> Array:
     return probes
 
 
-def _probe(height: int) -> Array:
+def probes_for(height: int) -> Array:
+    """Return ``(height, 24)`` random numbers: of one longer side the same in every process, not to be written to."""
     if height > _KEPT_PROBES:
         return _probes.__wrapped__(height)
     return _probes(1 << (height - 1).bit_length())[:height]
@@ -208,7 +247,7 @@ class _RangeFinder:
 
     def __init__(self, rows: int, columns: int) -> None:
         self._tall = rows > columns
-        self._probe = _probe(max(rows, columns))
+        self._probe = probes_for(max(rows, columns))
         self._begun = np.zeros((columns, _PROBES), dtype=np.float32)
 
     def begin(self, start: int, piece: Array) -> None:
@@ -232,7 +271,11 @@ def _singular_values(matrix: Array, base: Array | None, energy: float, finder: _
     """Leading singular values, descending, at most eight; exact where the matrix is small."""
     if min(matrix.shape) == 1:
         return np.array([np.sqrt(energy)], dtype=np.float32)
-    gram = _gram(matrix, base) if finder is None else finder.gram(matrix, base)
+    return leading_values(_gram(matrix, base) if finder is None else finder.gram(matrix, base))
+
+
+def leading_values(gram: Array) -> Array:
+    """Return the roots of a symmetric matrix's largest eigenvalues, descending, at most eight."""
     eigenvalues = np.linalg.eigvalsh(gram)[::-1][:SINGULAR]
     return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0)), dtype=np.float32)
 

@@ -31,13 +31,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.zoo.fingerprints.block_statistics import DELTA, STATISTICS, ScratchMemory, delta, statistics
+from epsopt.zoo.fingerprints.block_statistics import DELTA, LARGEST, STATISTICS, ScratchMemory, delta, statistics
 from epsopt.zoo.fingerprints.formats import DAMAGED, FORMAT, WITHOUT_FOLLOWED, damaged, header_of
+from epsopt.zoo.fingerprints.large_matrix import LARGE, LargeMatrix
 from epsopt.zoo.fingerprints.sketch import SKETCH, sketch_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain, is_followed
-
-_LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
 
 _N_SHAPE = 4
 _N_PRODUCT = WIDTH * WIDTH
@@ -180,6 +179,7 @@ class Fingerprint:
 def fingerprint(
     tensors: Iterable[tuple[str, torch.Tensor]],
     reference: Callable[[str], torch.Tensor | None] | None = None,
+    device: torch.device | None = None,
 ) -> Fingerprint:
     """Fingerprint a checkpoint, streaming over its tensors.
 
@@ -188,6 +188,8 @@ def fingerprint(
             NaN and infinite weights count as zero (a diverged run still gets a fingerprint).
         reference: returns the same tensor of the lineage's reference checkpoint, or ``None`` where it has none.
             Without it the checkpoint is its own reference: its ``DELTA`` columns are zero.
+        device: of a GPU, for matrices of :data:`epsopt.zoo.fingerprints.large_matrix.LARGE` values and more, as long as
+            it works and has memory for them; None: everything is computed on the processor. Both agree up to rounding.
 
     Returns:
         The fingerprint; finite whatever the weights.
@@ -202,43 +204,76 @@ def fingerprint(
     for name, tensor in tensors:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
-        values = _float32(tensor)
-        try:
-            described, squares = statistics(_matrix(values), _LARGEST**2)
-        except OverflowError:
-            nan_weights += int(np.count_nonzero(np.isnan(values)))
-            values = _clipped(values)
-            described, squares = statistics(_matrix(values))
         names.append(name)
         shapes.append(tuple(tensor.shape))
-        n_parameters += values.size
-        sketch += sketch_of(name, values.reshape(-1))
-        row = np.zeros(FEATURES, dtype=np.float32)
-        matrix = _matrix(values)
-        row[SECTIONS["SHAPE"]] = [
-            np.log1p(values.size),
-            values.ndim,
-            np.log1p(len(matrix)),
-            np.log1p(matrix.shape[1]),
-        ]
-        row[SECTIONS["VALUES"]] = described
+        n_parameters += tensor.numel()
         base = reference(name) if reference is not None else None
-        if base is not None and base.shape == tensor.shape:
-            former = _matrix(_float32(base))
-            try:
-                row[SECTIONS["DELTA"]] = delta(matrix, squares, former, workspace, _LARGEST**2)
-            except OverflowError:
-                row[SECTIONS["DELTA"]] = delta(matrix, squares, _clipped(former), workspace)
-        maps = chain.add(name, values)
-        if maps is not None:
-            row[SECTIONS["PRODUCT"]], row[SECTIONS["RESPONSE"]] = maps
-            if values.ndim == 1 and not is_statistic(name):  # the answer with the bias replaces the one without
-                rows[-1][SECTIONS["RESPONSE"]] = 0.0
+        base = base if base is not None and base.shape == tensor.shape else None
+        try:
+            large = device is not None and tensor.ndim > 1 and tensor.numel() >= LARGE
+            found = _look(name, LargeMatrix(tensor, device), base, chain) if large else None
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            found = None
+        row, part, broken, followed = found or _look(name, _Block(tensor, workspace), base, chain)
+        sketch += part
+        nan_weights += broken
+        if followed and tensor.ndim == 1 and not is_statistic(name):  # the answer with the bias replaces it
+            rows[-1][SECTIONS["RESPONSE"]] = 0.0
         row = np.nan_to_num(row, posinf=1e6, neginf=-1e6)
         row[_MAPS] = row[_MAPS].astype(np.float16)
         rows.append(row)
     features = np.stack(rows) if rows else np.zeros((0, FEATURES), dtype=np.float32)
     return Fingerprint(tuple(names), tuple(shapes), features, sketch.astype(np.float32), n_parameters, nan_weights)
+
+
+def _look(
+    name: str, block: _Block | LargeMatrix, base: torch.Tensor | None, chain: WeightChain
+) -> tuple[Array, NDArray[np.float64], int, bool]:
+    """Return the columns of one tensor, its part of the sketch, its NaN weights, and whether the chain has it."""
+    broken, (rows, columns) = 0, block.matrix.shape
+    try:
+        described, squares = block.statistics(LARGEST**2)
+    except OverflowError:
+        broken = block.clip()
+        described, squares = block.statistics()
+    row = np.zeros(FEATURES, dtype=np.float32)
+    row[SECTIONS["SHAPE"]] = [np.log1p(rows * columns), block.values.ndim, np.log1p(rows), np.log1p(columns)]
+    row[SECTIONS["VALUES"]] = described
+    if base is not None:
+        row[SECTIONS["DELTA"]] = block.delta(squares, base)
+    maps = chain.add(name, block.values)
+    if maps is not None:
+        row[SECTIONS["PRODUCT"]], row[SECTIONS["RESPONSE"]] = maps
+    return row, block.sketch(name), broken, maps is not None
+
+
+class _Block:
+    """A tensor on the processor, with what a fingerprint asks of it; :class:`.large_matrix.LargeMatrix` on a GPU."""
+
+    def __init__(self, tensor: torch.Tensor, workspace: ScratchMemory) -> None:
+        self.values, self._workspace = _float32(tensor), workspace
+
+    @property
+    def matrix(self) -> Array:
+        return _matrix(self.values)
+
+    def statistics(self, most: float = np.inf) -> tuple[Array, float]:
+        return statistics(self.matrix, most)
+
+    def clip(self) -> int:
+        broken = int(np.count_nonzero(np.isnan(self.values)))
+        self.values = _clipped(self.values)
+        return broken
+
+    def delta(self, squares: float, base: torch.Tensor) -> Array:
+        former = _matrix(_float32(base))
+        try:
+            return delta(self.matrix, squares, former, self._workspace, LARGEST**2)
+        except OverflowError:
+            return delta(self.matrix, squares, _clipped(former), self._workspace)
+
+    def sketch(self, name: str) -> NDArray[np.float64]:
+        return sketch_of(name, self.values.reshape(-1))
 
 
 def _compress(body: bytes) -> bytes:
@@ -259,12 +294,12 @@ def _matrix(values: Array) -> Array:
 def _finite(tensor: torch.Tensor) -> Array:
     values = _float32(tensor)
     flat = values.reshape(-1)
-    if float(np.dot(flat, flat)) <= _LARGEST**2:  # one pass tells that none is larger, and none not a number
+    if float(np.dot(flat, flat)) <= LARGEST**2:  # one pass tells that none is larger, and none not a number
         return values
     return _clipped(values)
 
 
 def _clipped(values: Array) -> Array:
-    if float(values.min()) >= -_LARGEST and float(values.max()) <= _LARGEST:
+    if float(values.min()) >= -LARGEST and float(values.max()) <= LARGEST:
         return values
-    return np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -_LARGEST, _LARGEST)
+    return np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -LARGEST, LARGEST)

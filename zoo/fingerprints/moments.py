@@ -22,6 +22,23 @@ class Moments:
         self._mean = self._m2 = self._m3 = self._m4 = self._magnitude = 0.0
         self._room = np.empty(0, dtype=np.float32)  # fresh memory for every piece would cost as much as its squares
 
+    @classmethod
+    def of(cls, n: int, mean: float, m2: float, m3: float, m4: float, magnitude: float) -> Moments:
+        """Take over what was counted elsewhere.
+
+        Args:
+            n: how many values.
+            mean: of them.
+            m2: sum of squared distances from the mean.
+            m3: sum of cubes.
+            m4: sum of fourth powers.
+            magnitude: sum of the values' magnitudes.
+        """
+        moments = cls()
+        moments._n, moments._mean, moments._m2, moments._m3, moments._m4 = n, mean, m2, m3, m4
+        moments._magnitude = magnitude
+        return moments
+
     def add(self, piece: Array) -> tuple[Array, Array]:
         """Take a piece in.
 

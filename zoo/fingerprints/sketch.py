@@ -6,7 +6,7 @@ A count sketch (Charikar et al. 2002): every weight is added, with a random sign
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -81,6 +81,32 @@ def _digest(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
+class SketchPlan:
+    """Where a tensor's weights go in a sketch, and with which signs.
+
+    Args:
+        name: of the tensor; other names use other buckets and signs.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._seed = _digest(name)
+        self.first_sign = -self._seed % _SIGN_PERIOD
+
+    @property
+    def signs(self) -> Array:
+        """The period of signs; the first weight of a part has that at :attr:`first_sign`."""
+        return _signs()[:_SIGN_PERIOD]
+
+    def parts(self, size: int) -> Iterator[tuple[int, int]]:
+        """Cut ``size`` weights into parts: the first weight of each, and how many of it go into one bucket."""
+        step = _SIGN_PERIOD * SKETCH
+        return ((start, -(-min(step, size - start) // SKETCH)) for start in range(0, size, step))
+
+    def placed(self, buckets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``(SKETCH,)`` sums of each bucket's weights, in the order of the weights -> the sketch."""
+        return np.roll(buckets, self._seed % SKETCH)
+
+
 def sketch_of(name: str, flat: Array) -> NDArray[np.float64]:
     """Add each weight of a tensor, with a random sign, to one of :data:`SKETCH` buckets.
 
@@ -91,18 +117,15 @@ def sketch_of(name: str, flat: Array) -> NDArray[np.float64]:
     Returns:
         ``(SKETCH,)``; linear in the values, and with their norm in expectation.
     """
-    seed = _digest(name)
-    signs, first = _signs(), -seed % _SIGN_PERIOD
+    plan, signs = SketchPlan(name), _signs()
     out = np.zeros(SKETCH, dtype=np.float64)
-    step = _SIGN_PERIOD * SKETCH
-    for start in range(0, flat.size, step):
-        part = flat[start : start + step]
-        length = -(-part.size // SKETCH)  # weights per bucket, rounded up; the last bucket may have fewer
+    for start, length in plan.parts(flat.size):  # rounded up: the last bucket may have fewer
+        part = flat[start : start + length * SKETCH]
         full = part.size // length
         together = max(1, _SIGNED // length)  # buckets that are looked at together, while they are in the cache
         for bucket in range(0, full, together):
             n, at = min(together, full - bucket), bucket * length
-            sign = (first + at) % _SIGN_PERIOD
+            sign = (plan.first_sign + at) % _SIGN_PERIOD
             weights, signed = part[at : at + n * length], signs[sign : sign + n * length]
             if length < _LONG:
                 out[bucket : bucket + n] += (weights * signed).reshape(n, length).sum(axis=1)
@@ -110,6 +133,6 @@ def sketch_of(name: str, flat: Array) -> NDArray[np.float64]:
                 out[bucket : bucket + n] += (weights.reshape(n, 1, -1) @ signed.reshape(n, -1, 1))[:, 0, 0]
         rest = part[full * length :]
         if rest.size:
-            sign = (first + full * length) % _SIGN_PERIOD
+            sign = (plan.first_sign + full * length) % _SIGN_PERIOD
             out[full] += float((rest * signs[sign : sign + rest.size]).sum())
-    return np.roll(out, seed % SKETCH)
+    return plan.placed(out)

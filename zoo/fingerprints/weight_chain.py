@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from epsopt.zoo.fingerprints.large_matrix import large_times
 from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import times
 
@@ -90,18 +92,18 @@ class WeightChain:
         self._outputs: list[_Output] = []
         self._norms: dict[tuple[str, ...], dict[str, Array]] = {}
 
-    def add(self, name: str, values: Array) -> tuple[Array, Array] | None:
+    def add(self, name: str, values: Array | Tensor) -> tuple[Array, Array] | None:
         """Add the next tensor.
 
         Args:
             name: of the tensor in the state dict.
-            values: of the tensor, finite.
+            values: of the tensor, finite; of two dimensions and more they may lie on another device.
 
         Returns:
             The block's ``PRODUCT`` and ``RESPONSE`` columns, ``(256,)`` and ``(1024,)``; ``None`` where it has none.
         """
         path = _module(name)
-        if values.ndim == 1:
+        if values.ndim == 1 and isinstance(values, np.ndarray):
             last = name.rpartition(".")[2]
             if last in _NORM and not self._known(path):
                 return self._norm(tuple(path), last, values)
@@ -109,7 +111,7 @@ class WeightChain:
         if values.ndim < 2:
             return None
         if values.ndim == 2 and path and _TRANSPOSED.fullmatch(path[-1]):
-            values = np.ascontiguousarray(values.T)
+            values = np.ascontiguousarray(values.T) if isinstance(values, np.ndarray) else values.T
         # A convolution acts on a constant input as the sum over its kernel does.
         matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(axis=2)
         inputs = matrix.shape[1]
@@ -120,7 +122,8 @@ class WeightChain:
             before = self._outputs[source]
             product = before.product
             state = _normalise(before.state) if crossed else _activate(before.state)
-        answered = times(matrix, np.concatenate([product, state], axis=1))
+        both = np.concatenate([product, state], axis=1)
+        answered = times(matrix, both) if isinstance(matrix, np.ndarray) else large_times(matrix, both)
         product, state = answered[:, :WIDTH], answered[:, WIDTH:]
         scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
         if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite

@@ -89,9 +89,13 @@ class EffectiveWeights:
         """Return a tensor as fingerprints look at it: large updates reduced."""
         return self._reduced(name) if name in self.updates else self.read(name)
 
-    def fingerprint(self, reference: Callable[[str], torch.Tensor | None] | None = None) -> Fingerprint:
+    def fingerprint(
+        self,
+        reference: Callable[[str], torch.Tensor | None] | None = None,
+        device: torch.device | None = None,
+    ) -> Fingerprint:
         """Return the fingerprint; see :func:`epsopt.zoo.fingerprints.fingerprint.fingerprint`."""
-        found = fingerprint(self.stream(), reference)
+        found = fingerprint(self.stream(), reference, device)
         return self._counted(found) if self.updates else found
 
     def _counted(self, found: Fingerprint) -> Fingerprint:

@@ -55,6 +55,8 @@ class Limits:
         at_once: files up to this many bytes are read in one go, larger ones tensor by tensor.
         remote: bytes of a file behind a URL, which is copied to the temporary folder while it is read.
         hook: seconds that a hook of the user's may take for one file, or to be imported.
+        gpu: whether fingerprints of large matrices are computed on a GPU, where a reader sees one. A reader takes half
+            a gigabyte of its memory, and some ten times the largest matrix.
     """
 
     memory: int = field(default_factory=reader_memory)
@@ -64,6 +66,7 @@ class Limits:
     at_once: int = 32 << 20
     remote: int = 16 << 30
     hook: float = 600.0
+    gpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ def test_permuting_hidden_units_changes_no_column(name: str) -> None:
     permuted["net.0.bias"] = weights["net.0.bias"][order]
     permuted["net.2.weight"] = weights["net.2.weight"][:, order]
     before, after = fingerprint(weights.items()), fingerprint(permuted.items())
-    np.testing.assert_allclose(section(before, name), section(after, name), atol=2e-5)
+    # The order of additions decides between two neighbours in half precision, in which maps are kept.
+    step = 2.0**-10 if name in {"PRODUCT", "RESPONSE"} else 1e-7
+    np.testing.assert_allclose(section(before, name), section(after, name), rtol=step, atol=2e-5)
 
 
 def test_product_of_the_last_block_is_the_product_of_the_chain() -> None:
