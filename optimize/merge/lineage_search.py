@@ -7,16 +7,20 @@ no more (docs/decisions/merge-model.md). The candidate whose measurement is expe
 The best of a thousand predictions is biased upwards (the optimiser's curse, Smith and Winkler 2006). So the misses of
 the merges that were chosen correct what is predicted of the next one: where they measured less than predicted, means
 move by as many standard deviations; where misses were wider than the intervals, these widen.
+
+A second opinion, that of a map which looks at what a merge's weights are, is heard on the candidates that the process
+holds to be best: the sum of both ranks decides (benchmarks/merging_map.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
@@ -30,6 +34,9 @@ from epsopt.surrogate.transforms import MetricTransform
 CANDIDATES = 1024
 """Merges that are weighed before each measurement."""
 
+SHORTLIST = 24
+"""Of them, those on which a second opinion is heard."""
+
 _MEANS, _SOUPS = 0.5, 0.15  # of the candidates; the others are steps
 _GOOD = 0.7  # of the means: of the first two fronts of their lineage alone
 _SAME = 1e-3  # coefficients that differ by less are not measured twice
@@ -38,6 +45,10 @@ _FADING = 0.9
 _FARTHEST = 4.0  # standard deviations that a miss counts as at most
 _FACTORS = (0.3, 2.0)
 Floats = NDArray[np.float64]
+
+
+Opinion = Callable[[Floats], Floats]
+"""Of ``(n, k + 1)`` merges the ``(n,)`` hypervolume that each is expected to add; NaN where nothing is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +87,7 @@ def choose_lineage_merge(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     reference: Floats | None = None,
     misses: Sequence[Floats] = (),
+    opinion: Opinion | None = None,
     rng: np.random.Generator,
 ) -> LineageMerge:
     """Choose the merge that is expected to widen the measured front most.
@@ -89,6 +101,7 @@ def choose_lineage_merge(
         bounds: declared bounds of objectives; others are guessed.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         misses: of the merges that were chosen so far (:meth:`LineageMerge.miss`), the newest last.
+        opinion: a second one, on the most promising candidates.
         rng: draws candidates.
 
     Returns:
@@ -107,7 +120,8 @@ def choose_lineage_merge(
             process.correct(*corrections(np.stack(misses)))
         acquisition = improvement_over_front(outcomes, reference, None, seed)
         with torch.no_grad():
-            best = int(torch.cat([acquisition(part) for part in torch.split(x, 256)]).argmax())
+            gains = torch.cat([acquisition(part) for part in torch.split(x, 256)]).numpy()
+            best = _best(gains, candidates, opinion)
             corrected = process.posterior(x[best : best + 1])
             mean, spread = corrected.mean[0, 0], corrected.variance[0, 0].clamp(min=0.0).sqrt()
             middle, *ends = (outcomes.untransform(mean + k * spread) * outcomes.signs for k in (0.0, -Z90, Z90))
@@ -118,6 +132,19 @@ def choose_lineage_merge(
         return LineageMerge(candidates[0], None, None, None, None)
     low, high = np.sort(np.stack([e.numpy() for e in ends]), axis=0)
     return LineageMerge(candidates[best], middle.numpy(), low, high, uncorrected)
+
+
+def _best(gains: Floats, candidates: Floats, opinion: Opinion | None) -> int:
+    """Place of the candidate with the largest expected gain, by the process alone or by both."""
+    if opinion is None:
+        return int(gains.argmax())
+    shortlist = np.argsort(-gains, kind="stable")[:SHORTLIST]
+    second = opinion(candidates[shortlist])
+    known = np.isfinite(second)
+    if not known.any():
+        return int(shortlist[0])
+    ranks = rankdata(gains[shortlist][known]) + rankdata(second[known])
+    return int(shortlist[known][ranks.argmax()])
 
 
 def corrections(misses: Floats) -> tuple[Floats, Floats]:

@@ -15,6 +15,7 @@ from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_me
 from epsopt.optimize.merge.simplex_merge import require_objectives
 from epsopt.optimize.objectives import Objectives, measured_table, worst_where_missing
 from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.studies.merge.map_opinion import MapOpinion
 from epsopt.studies.merge.merge_sources import Sources
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -62,6 +63,7 @@ class MergeSearch:
         lineages: checkpoints of each with the inner products of their differences from its base.
         project: objectives and bounds.
         checkpoints: the catalogue's; what was measured on them is the front to be widened.
+        opinion: of the map, if there is one.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class MergeSearch:
         lineages: Sequence[tuple[Sources, WeightProducts]],
         project: Project,
         checkpoints: Sequence[Checkpoint],
+        opinion: MapOpinion | None = None,
     ) -> None:
+        self._opinion = opinion
         self._sources = tuple(sources for sources, _ in lineages)
         self._objectives, self._bounds = project.objectives, project.bounds
         values = [
@@ -102,6 +106,7 @@ class MergeSearch:
         merge = choose_lineage_merge(
             self.space, self._points, self._values, self._table, self._objectives,
             bounds=self._bounds, reference=self.reference, misses=self._misses, rng=rng,
+            opinion=None if self._opinion is None else self._of_map,
         )  # fmt: skip
         kind = _kind(merge.point)
         if merge.predicted is None or merge.low is None or merge.high is None:
@@ -111,6 +116,12 @@ class MergeSearch:
             for o, value, low, high in zip(self._objectives, merge.predicted, merge.low, merge.high, strict=True)
         }
         return MergeStep(merge, kind, _WHY[kind], predicted, self._expected_gain(predicted, rng))
+
+    def _of_map(self, points: Floats) -> Floats:
+        """``(n, k + 1)`` merges to ``(n,)`` hypervolume that the map expects each to add."""
+        if self._opinion is None:
+            return np.full(len(points), np.nan)
+        return self._opinion.gains([self._made_of(p) for p in points], self._table, self.reference)
 
     def _expected_gain(self, predicted: Mapping[str, Mapping[str, float]], rng: np.random.Generator) -> float:
         draws = rng.standard_normal((_DRAWS, len(self._objectives)))
@@ -136,8 +147,11 @@ class MergeSearch:
 
     def recombination(self, step: MergeStep) -> Recombination:
         """Write a step as a recombination of the base and the checkpoints of its lineage."""
-        sources = self.sources(step)
-        shares = step.merge.point[:-1][self.space.lineages == int(step.merge.point[-1])].round(9)
+        return self._made_of(step.merge.point)
+
+    def _made_of(self, point: Floats) -> Recombination:
+        sources = self._sources[int(point[-1])]
+        shares = point[:-1][self.space.lineages == int(point[-1])].round(9)
         parents = [sources.base, *(Parent(c.path, c.sha256) for c in sources.checkpoints)]
         whole = [round(1.0 - float(shares.sum()), 9), *shares.tolist()]
         used = [i for i, share in enumerate(whole) if share != 0.0]
@@ -187,6 +201,8 @@ class MergeSearch:
             [self._values, worst_where_missing(np.vstack([self._table, values]), self._objectives)[-1:]]
         )
         self._merges = np.vstack([self._merges, values])
+        if learn and self._opinion is not None:
+            self._opinion.learn(self.recombination(step), measured)
         miss = step.merge.miss(values[0]) if learn else None
         if miss is not None:
             self._misses = [*self._misses, miss]

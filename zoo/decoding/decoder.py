@@ -84,7 +84,7 @@ class WeightDecoder:
         self._count += 1
         to = Path(self._folder.name) / f"decoded_{self._count:05d}.safetensors"
         base = [] if recombination.base is None else [recombination.base]
-        size = sum(_size(parent.path) for parent in (*recombination.parents, *base))
+        size = sum(size_of(parent.path) for parent in (*recombination.parents, *base))
         request = {
             "kind": "recombine",
             "recombination": recombination.to_json(),
@@ -107,7 +107,7 @@ class WeightDecoder:
             UnreadableCheckpoint: one is being written to.
             EpsoptError: one is gone, changed since it was ingested, or of another architecture; it is named.
         """
-        size = sum(_size(parent.path) for parent in (base, *checkpoints))
+        size = sum(size_of(parent.path) for parent in (base, *checkpoints))
         parents = [{"path": p.path, "sha256": p.sha256} for p in (base, *checkpoints)]
         request = {"kind": "products", "base": parents[0], "checkpoints": parents[1:], "weights_key": self._weights_key}
         return WeightProducts.from_message(*_read(self._reading, location(base.path), size, request))
@@ -250,7 +250,8 @@ def _ask(pool: ReaderPool, path: Path, size: int, request: Mapping[str, Any]) ->
             pool.reset()
 
 
-def _size(path: str | Path) -> int:
+def size_of(path: str | Path) -> int:
+    """Return the bytes of a file; 0 where it is not there."""
     try:
         return location(str(path)).stat().st_size
     except OSError:
