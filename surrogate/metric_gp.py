@@ -148,7 +148,7 @@ def held_out(fold: Fold, metric: int, device: str = "cpu") -> HeldOut:
         )
         covariance = matern((between + alike**2 * apart).sqrt() / length)
         cross = matern((across + alike**2 * apart_held).sqrt() / length)
-        levels, which = noises.unique(return_inverse=True)
+        levels, which = torch.unique(noises, return_inverse=True)
         eye = torch.eye(len(y), dtype=torch.float64, device=device)
         factors = torch.linalg.cholesky(covariance + levels[:, None, None] * eye)
         # One solution of the system serves all shares of the trees: what is left to explain is linear in the share.

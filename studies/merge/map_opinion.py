@@ -22,9 +22,10 @@ from epsopt.zoo.errors import DamagedArtifact, Failure
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.ingestion.ingest import read_fingerprints
 
-LARGEST = 64 << 20
-"""Bytes of a checkpoint up to which it is decoded only to be looked at."""
+TOGETHER = 256 << 20
+"""Bytes of merges that are decoded before each measurement, only to be looked at: seconds, or half a minute."""
 
+_FEWEST = 6  # merges that are worth a look
 _DRAWS = 64  # of what a merge may measure
 _KEPT = 256  # merges that were looked at, until they are measured
 Floats = NDArray[np.float64]
@@ -55,12 +56,13 @@ def map_opinion(
     unknown = [o.name for o in objectives if o.name not in kept.surrogate.metric_names]
     if unknown:
         return None, f"the map does not know {unknown[0]}, so that a model of weight space chose them alone"
-    if max(size_of(c.path) for one in sources for c in one.checkpoints) > LARGEST:
+    most = TOGETHER // max(*(size_of(c.path) for one in sources for c in one.checkpoints), 1)
+    if most < _FEWEST:
         return None, (
-            f"checkpoints of more than {LARGEST >> 20} MB take long to look at, so that a model of weight space chose "
-            "them without the map"
+            f"merges of more than {TOGETHER // _FEWEST >> 20} MB take long to look at, so that a model of weight space "
+            "chose them without the map"
         )
-    found = MapOpinion(decoder, catalogue, extend_map(catalogue, kept.surrogate), objectives, seed)
+    found = MapOpinion(decoder, catalogue, extend_map(catalogue, kept.surrogate), objectives, most, seed)
     return found, "the map and a model of weight space chose them together"
 
 
@@ -72,6 +74,7 @@ class MapOpinion:
         catalogue: its lineages give the fingerprints their reference.
         surrogate: the fitted map; it knows all objectives.
         objectives: what counts.
+        most: merges to look at before each measurement, at most.
         seed: of what merges may measure.
     """
 
@@ -81,27 +84,28 @@ class MapOpinion:
         catalogue: Catalogue,
         surrogate: Surrogate,
         objectives: Sequence[Objective],
+        most: int,
         seed: int = 0,
     ) -> None:
         self._decoder, self._catalogue, self._surrogate = decoder, catalogue, surrogate
         self._columns = [surrogate.metric_names.index(o.name) for o in objectives]
         self._maximize = Objectives(objectives).maximize
-        self._rng = np.random.default_rng(seed)
+        self._most, self._rng = most, np.random.default_rng(seed)
         self._seen: dict[Recombination, Fingerprint] = {}
 
     def gains(self, merges: Sequence[Recombination], measured: Floats, reference: Floats) -> Floats:
         """Return the hypervolume that each merge is expected to add.
 
         Args:
-            merges: ``n`` recombinations.
+            merges: ``n`` recombinations, those first that are worth a look most.
             measured: ``(r, m)`` all that was measured, finite, in the objectives' own units.
             reference: ``(m,)`` reference point.
 
         Returns:
-            ``(n,)``; NaN where the map says nothing: of an architecture for which it has no honest intervals, or of
-            weights that cannot be read.
+            ``(n,)``; NaN where the map says nothing: of the last ones where they are too many, of an architecture for
+            which it has no honest intervals, or of weights that cannot be read.
         """
-        looked_at = self._looked_at([merge for merge in merges if merge not in self._seen])
+        looked_at = self._looked_at([merge for merge in merges[: self._most] if merge not in self._seen])
         self._seen = dict([*self._seen.items(), *looked_at.items()][-_KEPT:])
         gains = np.full(len(merges), np.nan)
         rows = [i for i, merge in enumerate(merges) if merge in self._seen]

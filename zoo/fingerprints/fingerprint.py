@@ -19,6 +19,7 @@ Everything is streamed: one tensor is looked at at a time, and of the earlier on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -209,11 +210,10 @@ def fingerprint(
         n_parameters += tensor.numel()
         base = reference(name) if reference is not None else None
         base = base if base is not None and base.shape == tensor.shape else None
-        try:
-            large = device is not None and tensor.ndim > 1 and tensor.numel() >= LARGE
-            found = _look(name, LargeMatrix(tensor, device), base, chain) if large else None
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            found = None
+        found = None
+        if device is not None and tensor.ndim > 1 and tensor.numel() >= LARGE:
+            with contextlib.suppress(torch.OutOfMemoryError, torch.AcceleratorError):
+                found = _look(name, LargeMatrix(tensor, device), base, chain)
         row, part, broken, followed = found or _look(name, _Block(tensor, workspace), base, chain)
         sketch += part
         nan_weights += broken

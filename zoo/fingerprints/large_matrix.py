@@ -125,8 +125,9 @@ def large_times(matrix: Tensor, right: Array) -> Array:
 
 def _pieces(matrix: Tensor) -> Iterator[Tensor]:
     """Give all rows in double precision, some at a time."""
-    for part in matrix.split(max(1, _TOGETHER // matrix.shape[1])):
-        yield part.double()
+    height = max(1, _TOGETHER // matrix.shape[1])
+    for start in range(0, len(matrix), height):
+        yield matrix[start : start + height].double()
 
 
 def _clipped(values: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class WeightChain:
         if values.ndim == 2 and path and _TRANSPOSED.fullmatch(path[-1]):
             values = np.ascontiguousarray(values.T) if isinstance(values, np.ndarray) else values.T
         # A convolution acts on a constant input as the sum over its kernel does.
-        matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(axis=2)
+        matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(-1)
         inputs = matrix.shape[1]
         source, crossed = self._fed_by(path, inputs)
         if source < 0:

@@ -15,6 +15,7 @@ from epsopt.studies.merge import map_opinion as module
 from epsopt.studies.merge.map_opinion import MapOpinion, map_opinion
 from epsopt.studies.merge.merge_sources import Sources, choose_sources
 from epsopt.studies.surrogate_store import find_map, fit_map
+from epsopt.surrogate import Surrogate
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import Recombination, recombination
@@ -109,7 +110,11 @@ def test_nothing_is_said_of_weights_that_cannot_be_read_or_of_another_architectu
         module, "read_fingerprints", lambda paths, *a, **k: read([Path("gone.pt"), *paths[1:]], *a, **k)
     )
     assert np.isfinite(opinion.gains(wanted, measured(mapped), REFERENCE)).tolist() == [False, True, True]
-    monkeypatch.setattr(type(opinion._surrogate), "refusal", lambda *_, **__: "unknown")
+    size = max(Path(c.path).stat().st_size for c in mapped.checkpoints())
+    monkeypatch.setattr(module, "TOGETHER", 6 * size)
+    many = [m for m in merges(mapped) for _ in range(3)]
+    assert np.isfinite(opinion_of(decoder, mapped).gains(many, measured(mapped), REFERENCE)).sum() == 6
+    monkeypatch.setattr(Surrogate, "refusal", lambda *_, **__: "unknown")
     assert np.isnan(opinion_of(decoder, mapped).gains(wanted, measured(mapped), REFERENCE)).all()
 
 
@@ -122,7 +127,7 @@ def test_where_there_is_no_opinion_it_is_said_why(
         return words
 
     assert "does not know sideways" in said((*OBJECTIVES, Objective("sideways", maximize=True)))
-    monkeypatch.setattr(module, "LARGEST", 100)
+    monkeypatch.setattr(module, "TOGETHER", 100)
     assert "take long to look at" in said()
     monkeypatch.setattr(module, "find_map", lambda _: None)
     assert "no map is fitted" in said()
