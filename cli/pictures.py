@@ -14,7 +14,7 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from epsopt.cli.workspace import OpenProject
+    from epsopt.cli.workspace import MeasuredProject
     from epsopt.studies.output_files import OutputFile
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
@@ -57,7 +57,7 @@ def picture_file(picture: Path | None, catalogue: Catalogue, *, overwrite: bool)
     return output_file(picture, PICTURE, "a picture", overwrite=overwrite, runs=run_folders(catalogue))
 
 
-def opened_picture_file(picture: Path | None, opened: OpenProject, *, overwrite: bool) -> OutputFile | None:
+def opened_picture_file(picture: Path | None, opened: MeasuredProject, *, overwrite: bool) -> OutputFile | None:
     """Do as :func:`picture_file` where the map is open and the catalogue is not.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import OpenProject
+    from epsopt.cli.workspace import MeasuredProject
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.proposals import Proposal
     from epsopt.studies.output_files import OutputFile
@@ -57,21 +57,22 @@ def command(
 ) -> None:
     """Propose the next training configs, predict what they reach, and queue them for `epsopt work`.
 
-    They are learned from all past runs; what ran, runs or waits is not proposed again. The search space is the
+    They are learned from all past runs and need no map; what ran, runs or waits is not proposed again. The search space is the
     project file's, else it is inferred from past runs.
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import opened_picture_file, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import note_followed, note_unseen_arguments, open_map
+    from epsopt.cli.workspace import OpenProject, note_followed, note_unseen_arguments, open_measured
     from epsopt.studies.optuna_io.stored_trials import study_name
 
     form = "json" if options.json else form
     if form == "optuna" and no_record:
         raise UsageError("--format optuna queues the proposals: leave --no-record out")
-    with working("loading the map") as progress:
-        opened = open_map(options, wanted)
+    with working("loading what was measured") as progress:
+        opened = open_measured(options, wanted)
+        on_map = opened if isinstance(opened, OpenProject) else None
         project = opened.project
         if form == "shell":
             project.require_command()
@@ -84,12 +85,13 @@ def command(
             note_followed(storage, project)
         proposed = propose_next(
             project, storage, opened.checkpoints, opened.objectives, opened.targets,
-            metrics=opened.surrogate.metric_names, n=count, level=level, seed=seed, reuse=reuse, record=not no_record,
-            check=as_hydra if form == "hydra" else None, progress=progress,
+            metrics=on_map.surrogate.metric_names if on_map else (), n=count, level=level, seed=seed, reuse=reuse,
+            record=not no_record, check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
         if file is not None:
             _draw(opened, proposed, file)
-    opened.note_unseen()
+    if on_map is not None:
+        on_map.note_unseen()
     note_unseen_arguments(project)
     study = None if no_record else study_name(project.name)
     commands = [_command(project, p, number) for p, number in zip(proposed.proposals, proposed.numbers, strict=True)]
@@ -104,7 +106,7 @@ def command(
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
 
 
-def _studies(opened: OpenProject, *, no_record: bool) -> RDBStorage | None:
+def _studies(opened: MeasuredProject, *, no_record: bool) -> RDBStorage | None:
     """The project's studies; None where there are none and none is to be made."""
     from epsopt.studies.optuna_io.storage import has_studies
 
@@ -112,7 +114,7 @@ def _studies(opened: OpenProject, *, no_record: bool) -> RDBStorage | None:
     return workspace.studies() if not no_record or has_studies(workspace.storage) else None
 
 
-def _draw(opened: OpenProject, proposed: ProposalBatch, file: OutputFile) -> None:
+def _draw(opened: MeasuredProject, proposed: ProposalBatch, file: OutputFile) -> None:
     from epsopt.cli.pictures import save_picture
     from epsopt.figures import front
 
@@ -159,10 +161,12 @@ def _formatted(
 
 
 def _document(
-    opened: OpenProject, proposed: ProposalBatch, commands: list[list[str] | None], study: str | None
+    opened: MeasuredProject, proposed: ProposalBatch, commands: list[list[str] | None], study: str | None
 ) -> dict[str, Any]:
     from epsopt.cli.render import objective_json, predicted_json, target_json
+    from epsopt.cli.workspace import OpenProject
 
+    on_map = opened if isinstance(opened, OpenProject) else None
     return {
         "objectives": objective_json(opened.objectives),
         "targets": target_json(opened.targets),
@@ -186,8 +190,8 @@ def _document(
             for p, number, arguments in zip(proposed.proposals, proposed.numbers, commands, strict=True)
         ],
         "n_past_runs": proposed.n_past,
-        "n_unseen": opened.n_unseen,
-        "trained_on": opened.surrogate.trained_on,
+        "n_unseen": len(opened.checkpoints) if on_map is None else on_map.n_unseen,
+        "trained_on": None if on_map is None else on_map.surrogate.trained_on,
         "study": study,
     }
 

@@ -132,17 +132,14 @@ def open_workspace(options: Options) -> Workspace:
 
 
 @dataclass(frozen=True, eq=False)
-class OpenProject:
-    """A project with its map, as `search` and `propose` need it.
+class MeasuredProject:
+    """A project with what was measured, as `propose` needs it.
 
     Attributes:
         workspace: the project and the database.
         project: what epsopt.toml says; it names objectives.
         objectives: they, all known to the catalogue.
         checkpoints: the catalogue's.
-        surrogate: the newest map.
-        validation: of it, on runs that were held out of the fit.
-        n_unseen: measured checkpoints that it was not trained on, and a fit would learn.
         targets: what ``--target-NAME`` asked for.
     """
 
@@ -150,10 +147,22 @@ class OpenProject:
     project: Project
     objectives: tuple[Objective, ...]
     checkpoints: list[Checkpoint]
+    targets: list[Target]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenProject(MeasuredProject):
+    """A project with its map, as `search` needs it.
+
+    Attributes:
+        surrogate: the newest map.
+        validation: of it, on runs that were held out of the fit.
+        n_unseen: measured checkpoints that it was not trained on, and a fit would learn.
+    """
+
     surrogate: Surrogate
     validation: Validation
     n_unseen: int
-    targets: list[Target]
 
     def note_unseen(self) -> None:
         """Tell the user of checkpoints that the map does not know."""
@@ -200,7 +209,27 @@ def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
         n_unseen = unseen(catalogue, surrogate)
     note_other_bounds(project, surrogate)
     targets = resolve_targets(wanted, project, checkpoints, surrogate)
-    return OpenProject(workspace, project, objectives, checkpoints, surrogate, validation, n_unseen, targets)
+    return OpenProject(workspace, project, objectives, checkpoints, targets, surrogate, validation, n_unseen)
+
+
+def open_measured(options: Options, wanted: dict[str, float]) -> MeasuredProject:
+    """Open the project with its map, or without where none was fitted yet, and understand the targets.
+
+    Raises:
+        UsageError: no project file, no objectives, or a target that makes no sense.
+        EmptyCatalogue: no checkpoint.
+        CatalogueError: the database or the map cannot be opened.
+    """
+    workspace = open_workspace(options)
+    project = workspace.require_project()
+    with workspace.catalogue() as catalogue:
+        checkpoints = measured(catalogue)
+        from epsopt.studies.surrogate_store import find_map
+
+        if find_map(catalogue) is not None:
+            return open_map(options, wanted)
+        objectives = check_objectives(project, catalogue.metric_names())
+    return MeasuredProject(workspace, project, objectives, checkpoints, resolve_targets(wanted, project, checkpoints))
 
 
 def note_other_bounds(project: Project, surrogate: Surrogate) -> None:

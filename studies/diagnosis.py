@@ -31,7 +31,6 @@ RUNS_OF_A_MAP = 3
 """Runs that `epsopt fit` needs (``surrogate.fitting.FEWEST_RUNS``, which takes torch to import)."""
 RUNS_OF_PROPOSALS = 8
 """Whole runs that `epsopt propose` needs (``optimize.proposals.proposals.FEWEST_RUNS``)."""
-MAP = "surrogate"
 _LISTED = 6
 
 
@@ -176,7 +175,7 @@ def diagnose(
         not_taken=tuple(_not_taken(catalogue)),
         readiness=(
             _fit(project, checkpoints, names, _where_metrics_are_from(unread, catalogue.side_file_failures())),
-            _propose(project, catalogue, runs, space),
+            _propose(project, runs, space),
             _work(project, runs.values()),
             _merge(project, checkpoints),
         ),
@@ -302,15 +301,12 @@ def _fit(
     )
 
 
-def _propose(
-    project: Project | None, catalogue: Catalogue, runs: dict[int, Checkpoint], space: Space | None
-) -> Readiness:
+def _propose(project: Project | None, runs: dict[int, Checkpoint], space: Space | None) -> Readiness:
     whole = [c for c in runs.values() if space is None or space.accepts(c.hyperparameters)]
     example = '[space.lr] type = "float", low = 1e-5, high = 1e-2, log = true'
     return _readiness(
         "propose",
         (project is None or not project.objectives, "no objective is named", "epsopt init RUNS"),
-        (catalogue.get_artifact(MAP) is None, "there is no map yet", "epsopt fit"),
         (space is None, "no hyperparameter varies between the runs, so there is nothing to search", example),
         (
             len(whole) < RUNS_OF_PROPOSALS,

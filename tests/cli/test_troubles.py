@@ -9,7 +9,7 @@ import torch
 
 from epsopt.zoo import Catalogue
 
-from .conftest import call
+from .conftest import call, check
 
 STORAGE = "sqlite:///none.db"
 
@@ -63,13 +63,22 @@ def test_an_empty_catalogue_names_the_first_command(fresh, tmp_path):
         assert "epsopt ingest" in result.err
 
 
-@pytest.mark.parametrize("arguments", [["search"], ["propose"], ["nearest", "run_000"], ["predict", "."]])
+@pytest.mark.parametrize("arguments", [["search"], ["sample"], ["nearest", "run_000"], ["predict", "."]])
 def test_a_catalogue_without_a_map_names_fit(fresh, arguments):
     if arguments[0] == "predict":
         arguments = ["predict", fresh.runs / "run_000"]
     result = fresh(*arguments)
     assert result.status == 1
     assert "epsopt fit" in result.err
+
+
+def test_proposals_need_no_map(fresh):
+    result = fresh("propose", "-n", "2", "--no-record", "--json")
+    assert result.status == 0, result.err
+    check("propose", result.document)
+    assert len(result.document["proposals"]) == 2
+    assert result.document["trained_on"] is None
+    assert set(result.document["proposals"][0]["predicted"]) == {o["name"] for o in result.document["objectives"]}
 
 
 @pytest.mark.parametrize("command", ["search", "pareto", "propose"])

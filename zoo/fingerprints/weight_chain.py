@@ -10,15 +10,16 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from epsopt.zoo.fingerprints.large_matrix import large_times
 from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import times
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WIDTH = 16
 """Inputs and (at most) outputs of a chain that its product keeps."""
@@ -122,8 +123,7 @@ class WeightChain:
             before = self._outputs[source]
             product = before.product
             state = _normalise(before.state) if crossed else _activate(before.state)
-        both = np.concatenate([product, state], axis=1)
-        answered = times(matrix, both) if isinstance(matrix, np.ndarray) else large_times(matrix, both)
+        answered = _times(matrix, np.concatenate([product, state], axis=1))
         product, state = answered[:, :WIDTH], answered[:, WIDTH:]
         scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
         if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
@@ -203,6 +203,14 @@ class WeightChain:
                 later = self._outputs[i + 1 :]
                 return None if any(o.source == i for o in later) else i
         return None
+
+
+def _times(matrix: Array | Tensor, right: Array) -> Array:
+    if isinstance(matrix, np.ndarray):
+        return times(matrix, right)
+    from epsopt.zoo.fingerprints.large_matrix import large_times  # with torch, for which not everybody waits
+
+    return large_times(matrix, right)
 
 
 def _split(output: _Output) -> list[_Output]:
