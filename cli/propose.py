@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Propose the next training configs, predict what they reach, and queue them for `epsopt work`.
 
-    They are learned from all past runs and need no map; what ran, runs or waits is not proposed again. The search space is the
-    project file's, else it is inferred from past runs.
+    They are learned from all past runs and need no map; what ran, runs or waits is not proposed again. The search
+    space is the project file's, else it is inferred from past runs.
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import opened_picture_file, tell_picture
