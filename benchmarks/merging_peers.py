@@ -242,18 +242,18 @@ def _key(name: str, method: str, budget: int, seed: int) -> str:
     return f"{name}/{method}/{budget}/{seed}"
 
 
-def table(budget: int, seeds: int) -> None:
-    """Print the mean gain of everybody in every family, and where epsopt is ahead of all others."""
+def table(budget: int, seeds: int, wanted: Sequence[str]) -> None:
+    """Print the mean gain of everybody who is wanted in every family, and where epsopt is ahead of all others."""
     results = Memory("merging-results").known
     print("a dash: there is no base, mergekit would merge adapters' factors, or the way is refused")
     print(f"gain of the front's hypervolume, mean ± standard deviation over {seeds} seeds; {budget} evaluations each")
     for title_, group in (("development", families.DEVELOPMENT), ("reported", families.REPORTED)):
-        names = [n for n in group if _key(n, next(reversed(methods.METHODS)), budget, seeds - 1) in results]
-        gains = {(m, n): _gains(results, m, n, budget, seeds) for m in (*OURS, *methods.METHODS) for n in names}
+        names = [n for n in group if _key(n, wanted[-1], budget, seeds - 1) in results]
+        gains = {(m, n): _gains(results, m, n, budget, seeds) for m in wanted for n in names}
         print(f"\n{title_:28}" + "".join(f"{n:>17}" for n in names))
-        for method in (*OURS, *methods.METHODS):
+        for method in wanted:
             print(f"{method:28}" + "".join(f"{_cell(gains[method, n]):>17}" for n in names))
-        for ours_ in OURS:
+        for ours_ in OURS if set(wanted) - set(OURS) else ():
             ahead = [n for n in names if gains[ours_, n] and _is_best(np.mean(gains[ours_, n]), gains, n)]
             print(f"{ours_} is ahead of all others on {len(ahead)} of {len(names)}: {', '.join(ahead) or 'none'}")
 
@@ -283,13 +283,17 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    everybody = [*OURS, *methods.METHODS]
+    wanted = sorted(options.only, key=everybody.index)
     if options.command == "table":
-        title(["benchmarks/merging_peers.py", "table", "--budget", str(options.budget), "--seeds", str(options.seeds)])
-        table(options.budget, options.seeds)
+        only = [] if wanted == everybody else ["--only", *(f'"{name}"' for name in wanted)]
+        asked = ["--budget", str(options.budget), "--seeds", str(options.seeds), *only]
+        title(["benchmarks/merging_peers.py", "table", *asked])
+        table(options.budget, options.seeds, wanted)
         return
     os.chdir(HERE)  # where the hooks are imported from
     for name in options.families or OBJECTIVES:
-        run(name, options.budget, options.seeds, options.only)
+        run(name, options.budget, options.seeds, wanted)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ the merges that were chosen correct what is predicted of the next one: where the
 move by as many standard deviations; where misses were wider than the intervals, these widen.
 
 A second opinion, that of a map which looks at what a merge's weights are, is heard on the candidates that the process
-holds to be best: the sum of both ranks decides (benchmarks/merging_map.py).
+holds to be best: the sum of both ranks decides, each weighed by how right its predictions were
+(benchmarks/merging_map.py).
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def choose_lineage_merge(
     reference: Floats | None = None,
     misses: Sequence[Floats] = (),
     opinion: Opinion | None = None,
+    share: float = 0.5,
     rng: np.random.Generator,
 ) -> LineageMerge:
     """Choose the merge that is expected to widen the measured front most.
@@ -102,6 +104,7 @@ def choose_lineage_merge(
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         misses: of the merges that were chosen so far (:meth:`LineageMerge.miss`), the newest last.
         opinion: a second one, on the most promising candidates.
+        share: how much it counts, from 0 to 1 (:func:`share_of_opinion`).
         rng: draws candidates.
 
     Returns:
@@ -121,7 +124,7 @@ def choose_lineage_merge(
         acquisition = improvement_over_front(outcomes, reference, None, seed)
         with torch.no_grad():
             gains = torch.cat([acquisition(part) for part in torch.split(x, 256)]).numpy()
-            best = _best(gains, candidates, opinion)
+            best = _best(gains, candidates, opinion, share)
             corrected = process.posterior(x[best : best + 1])
             mean, spread = corrected.mean[0, 0], corrected.variance[0, 0].clamp(min=0.0).sqrt()
             middle, *ends = (outcomes.untransform(mean + k * spread) * outcomes.signs for k in (0.0, -Z90, Z90))
@@ -134,7 +137,23 @@ def choose_lineage_merge(
     return LineageMerge(candidates[best], middle.numpy(), low, high, uncorrected)
 
 
-def _best(gains: Floats, candidates: Floats, opinion: Opinion | None) -> int:
+def share_of_opinion(errors: Floats) -> float:
+    """Say how much a second opinion counts, from how right it was and how right the process was.
+
+    Args:
+        errors: ``(n, 2)`` mean squared errors of the process and of the opinion on merges that were measured, in any
+            unit; finite.
+
+    Returns:
+        The process's share of all errors, those that count before any was measured among them; from 0 to 1.
+    """
+    if not len(errors) or not errors.any():
+        return 0.5
+    process, opinion = errors.sum(axis=0) + _PRIOR * errors.mean()
+    return float(process / (process + opinion))
+
+
+def _best(gains: Floats, candidates: Floats, opinion: Opinion | None, share: float) -> int:
     """Place of the candidate with the largest expected gain, by the process alone or by both."""
     if opinion is None:
         return int(gains.argmax())
@@ -143,7 +162,7 @@ def _best(gains: Floats, candidates: Floats, opinion: Opinion | None) -> int:
     known = np.isfinite(second)
     if not known.any():
         return int(shortlist[0])
-    ranks = rankdata(gains[shortlist][known]) + rankdata(second[known])
+    ranks = (1.0 - share) * rankdata(gains[shortlist][known]) + share * rankdata(second[known])
     return int(shortlist[known][ranks.argmax()])
 
 

@@ -118,6 +118,13 @@ class MapOpinion:
             gains[i] = np.mean(volumes) - before
         return gains
 
+    def predicted(self, merge: Recombination) -> Floats | None:
+        """Return ``(m,)`` what the map predicts of a merge that was looked at lately; None of any other."""
+        if (found := self._seen.get(merge)) is None:
+            return None
+        point = self._surrogate.predict(self._surrogate.encode([found])).point[0]
+        return np.asarray(point[self._columns])
+
     def learn(self, merge: Recombination, measured: Mapping[str, float | None]) -> None:
         """Learn what a merge measured, if it was looked at.
 

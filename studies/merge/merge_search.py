@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.merge.lineage_gp import LineageSpace
-from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge
+from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge, share_of_opinion
 from epsopt.optimize.merge.simplex_merge import require_objectives
 from epsopt.optimize.objectives import Objectives, measured_table, worst_where_missing
 from epsopt.optimize.pareto import hypervolume, non_dominated
@@ -92,6 +92,7 @@ class MergeSearch:
         self.reference: Floats = np.where(self._maximize, self._others.min(axis=0), self._others.max(axis=0))
         self._merges = np.zeros((0, len(self._objectives)))
         self._misses: list[Floats] = []
+        self._errors: list[tuple[float, float]] = []
 
     @property
     def _maximize(self) -> list[bool]:
@@ -107,6 +108,7 @@ class MergeSearch:
             self.space, self._points, self._values, self._table, self._objectives,
             bounds=self._bounds, reference=self.reference, misses=self._misses, rng=rng,
             opinion=None if self._opinion is None else self._of_map,
+            share=share_of_opinion(np.array(self._errors).reshape(-1, 2)),
         )  # fmt: skip
         kind = _kind(merge.point)
         if merge.predicted is None or merge.low is None or merge.high is None:
@@ -202,10 +204,20 @@ class MergeSearch:
         )
         self._merges = np.vstack([self._merges, values])
         if learn and self._opinion is not None:
+            self._compare(step, self._opinion, values[0])
             self._opinion.learn(self.recombination(step), measured)
         miss = step.merge.miss(values[0]) if learn else None
         if miss is not None:
             self._misses = [*self._misses, miss]
+
+    def _compare(self, step: MergeStep, opinion: MapOpinion, measured: Floats) -> None:
+        """Remember how right the process and the map were of a merge, in deviations of all checkpoints."""
+        by_map = opinion.predicted(self.recombination(step))
+        if by_map is None or step.merge.predicted is None or not np.isfinite(measured).all():
+            return
+        unit = np.maximum(self._others.std(axis=0), 1e-12)
+        process, map_ = (float((((p - measured) / unit) ** 2).mean()) for p in (step.merge.predicted, by_map))
+        self._errors = [*self._errors, (process, map_)]
 
     @property
     def _table(self) -> Floats:

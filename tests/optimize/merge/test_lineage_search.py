@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.merge import lineage_search
 from epsopt.optimize.merge.lineage_gp import LineageSpace, fit_lineages
-from epsopt.optimize.merge.lineage_search import LineageMerge, Opinion, choose_lineage_merge
+from epsopt.optimize.merge.lineage_search import LineageMerge, Opinion, choose_lineage_merge, share_of_opinion
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume
 
@@ -79,6 +79,15 @@ def test_a_second_opinion_is_heard_on_the_best_candidates_and_counts_as_much_as_
     unknown = toy.choose(opinion=lambda p: np.where(np.arange(len(p)) == 0, np.nan, -np.arange(len(p), dtype=float)))
     np.testing.assert_array_equal(unknown.point, points[1])
     np.testing.assert_array_equal(toy.choose(opinion=lambda p: np.full(len(p), np.nan)).point, alone)
+
+
+def test_an_opinion_counts_the_more_the_more_right_it_was() -> None:
+    assert share_of_opinion(np.zeros((0, 2))) == share_of_opinion(np.zeros((3, 2))) == 0.5
+    assert share_of_opinion(np.array([[1.0, 1.0], [2.0, 2.0]])) == pytest.approx(0.5)
+    few, many = (share_of_opinion(np.tile([[4.0, 1.0]], (n, 1))) for n in (1, 40))
+    assert 0.5 < few < many < 0.8
+    assert share_of_opinion(np.tile([[1.0, 4.0]], (40, 1))) == pytest.approx(1.0 - many)
+    assert share_of_opinion(np.tile([[0.01, 0.04]], (40, 1))) == pytest.approx(1.0 - many)
 
 
 def test_lineages_share_nothing_and_have_units_of_their_own() -> None:
