@@ -103,7 +103,7 @@ def choose_lineage_merge(
         bounds: declared bounds of objectives; others are guessed.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         misses: of the merges that were chosen so far (:meth:`LineageMerge.miss`), the newest last.
-        opinion: a second one, on the most promising candidates.
+        opinion: a second one, on the candidates of which most is expected.
         share: how much it counts, from 0 to 1 (:func:`share_of_opinion`).
         rng: draws candidates.
 
