@@ -72,7 +72,6 @@ def command(
         raise UsageError("--format optuna queues the proposals: leave --no-record out")
     with working("loading what was measured") as progress:
         opened = open_measured(options, wanted)
-        on_map = opened if isinstance(opened, OpenProject) else None
         project = opened.project
         if form == "shell":
             project.require_command()
@@ -85,13 +84,13 @@ def command(
             note_followed(storage, project)
         proposed = propose_next(
             project, storage, opened.checkpoints, opened.objectives, opened.targets,
-            metrics=on_map.surrogate.metric_names if on_map else (), n=count, level=level, seed=seed, reuse=reuse,
+            metrics=_metrics_of_map(opened), n=count, level=level, seed=seed, reuse=reuse,
             record=not no_record, check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
         if file is not None:
             _draw(opened, proposed, file)
-    if on_map is not None:
-        on_map.note_unseen()
+    if isinstance(opened, OpenProject):
+        opened.note_unseen()
     note_unseen_arguments(project)
     study = None if no_record else study_name(project.name)
     commands = [_command(project, p, number) for p, number in zip(proposed.proposals, proposed.numbers, strict=True)]
@@ -104,6 +103,13 @@ def command(
     else:
         explain_proposals(form, proposed, project, study, level)
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
+
+
+def _metrics_of_map(opened: MeasuredProject) -> tuple[str, ...]:
+    """Metrics that the map predicts; none without a map, so that the objectives alone are predicted."""
+    from epsopt.cli.workspace import OpenProject
+
+    return opened.surrogate.metric_names if isinstance(opened, OpenProject) else ()
 
 
 def _studies(opened: MeasuredProject, *, no_record: bool) -> RDBStorage | None:
