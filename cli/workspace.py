@@ -198,18 +198,9 @@ def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
         EmptyCatalogue: no checkpoint, or no map yet.
         CatalogueError: the database cannot be opened.
     """
-    workspace = open_workspace(options)
-    project = workspace.require_project()
-    with workspace.catalogue() as catalogue:
-        checkpoints = measured(catalogue)
-        from epsopt.studies.surrogate_store import load_map, unseen
-
-        objectives = check_objectives(project, catalogue.metric_names())
-        surrogate, validation = load_map(catalogue)
-        n_unseen = unseen(catalogue, surrogate)
-    note_other_bounds(project, surrogate)
-    targets = resolve_targets(wanted, project, checkpoints, surrogate)
-    return OpenProject(workspace, project, objectives, checkpoints, targets, surrogate, validation, n_unseen)
+    opened = _opened(options, wanted, needs_map=True)
+    assert isinstance(opened, OpenProject)  # load_map refuses what has no map
+    return opened
 
 
 def open_measured(options: Options, wanted: dict[str, float]) -> MeasuredProject:
@@ -220,16 +211,26 @@ def open_measured(options: Options, wanted: dict[str, float]) -> MeasuredProject
         EmptyCatalogue: no checkpoint.
         CatalogueError: the database or the map cannot be opened.
     """
+    return _opened(options, wanted, needs_map=False)
+
+
+def _opened(options: Options, wanted: dict[str, float], *, needs_map: bool) -> MeasuredProject:
     workspace = open_workspace(options)
     project = workspace.require_project()
     with workspace.catalogue() as catalogue:
         checkpoints = measured(catalogue)
-        from epsopt.studies.surrogate_store import find_map
+        from epsopt.studies.surrogate_store import find_map, load_map, unseen
 
-        if find_map(catalogue) is not None:
-            return open_map(options, wanted)
         objectives = check_objectives(project, catalogue.metric_names())
-    return MeasuredProject(workspace, project, objectives, checkpoints, resolve_targets(wanted, project, checkpoints))
+        if (kept := find_map(catalogue)) is None:
+            if needs_map:
+                load_map(catalogue)  # says what is lacking
+            targets = resolve_targets(wanted, project, checkpoints)
+            return MeasuredProject(workspace, project, objectives, checkpoints, targets)
+        surrogate, n_unseen = kept.surrogate, unseen(catalogue, kept.surrogate)
+    note_other_bounds(project, surrogate)
+    targets = resolve_targets(wanted, project, checkpoints, surrogate)
+    return OpenProject(workspace, project, objectives, checkpoints, targets, surrogate, kept.validation, n_unseen)
 
 
 def note_other_bounds(project: Project, surrogate: Surrogate) -> None:
