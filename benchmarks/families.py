@@ -62,6 +62,7 @@ REPORTED: dict[str, Family | None] = {
     "vit": (trainers.vit, None, 24),
     "gpt2": (trainers.gpt2, None, 20),
     "ppo": (trainers.ppo, None, 24),
+    "ppo-noisy": (trainers.ppo_noisy, None, 24),
     "digits": None,  # benchmarks/digits.py: mixed architectures
 }
 FAMILIES: dict[str, Family | None] = {**DEVELOPMENT, **REPORTED}
@@ -117,7 +118,7 @@ def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
     return replace(zoo, train=train)
 
 
-_NEEDS = {"ppo": "stable_baselines3"}
+_NEEDS = {"ppo": "stable_baselines3", "ppo-noisy": "stable_baselines3"}
 _TRAINING = ("train", "time/")
 _TIMES = ("_runtime", "_per_second")
 _NOT_JUDGED = {"loss", "grad_norm", "eval_loss", "log10_parameters"}

@@ -26,6 +26,8 @@ from epsopt.demo.ternary import N_OPERATIONS, operations, partners, target_dista
 Rng = np.random.Generator
 Batch = Callable[[], Tensor]
 _PPO_EVERY = 1_500  # steps between checkpoints
+POLES, SHORT_POLES = ("pole", "strange_pole"), ("short_pole", "strange_short_pole")
+"""What policies are judged on; they are trained on the first."""
 
 
 def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
@@ -242,6 +244,15 @@ def small_gpt2() -> Any:
 
 def ppo(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """PPO learns to balance a pole, judged on that pole and on one that is heavier to move. Stable-Baselines3."""
+    _ppo(folder, rng, POLES)
+
+
+def ppo_noisy(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
+    """PPO learns to balance a short pole that it sees through noise, judged on that one and on a strange one."""
+    _ppo(folder, rng, SHORT_POLES)
+
+
+def _ppo(folder: Path, rng: Rng, poles: tuple[str, str]) -> None:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
     from stable_baselines3.common.logger import configure
@@ -249,7 +260,7 @@ def ppo(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     class Judge(BaseCallback):  # type: ignore[misc]
         def _on_step(self) -> bool:
             if self.n_calls % _PPO_EVERY == 0:
-                for name, value in judge_policy(self.model).items():
+                for name, value in judge_policy(self.model, poles).items():
                     self.logger.record(f"eval/{name}", value)
                 self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
                 self.logger.dump(self.num_timesteps)
@@ -257,7 +268,7 @@ def ppo(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
 
     steps = int(rng.choice([128, 250, 500]))
     model = PPO(
-        "MlpPolicy", _poles(1, strange=False), learning_rate=_log(rng, 1e-4, 2e-2), n_steps=steps, batch_size=64,
+        "MlpPolicy", _several(1, poles[0]), learning_rate=_log(rng, 1e-4, 2e-2), n_steps=steps, batch_size=64,
         n_epochs=int(rng.integers(2, 11)), gamma=float(rng.uniform(0.9, 0.999)), ent_coef=_log(rng, 1e-4, 0.1),
         gae_lambda=float(rng.uniform(0.8, 1.0)), clip_range=float(rng.uniform(0.1, 0.4)), device="cpu",
         seed=int(rng.integers(2**31)),
@@ -267,30 +278,52 @@ def ppo(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     model.learn(6 * _PPO_EVERY, callback=[Judge(), saved])
 
 
-def judge_policy(model: Any) -> dict[str, float]:
+def judge_policy(model: Any, poles: tuple[str, str] = POLES) -> dict[str, float]:
     """Mean return of twenty episodes, on the pole that was trained on and on a longer one with a weaker motor."""
     from stable_baselines3.common.evaluation import evaluate_policy
 
     out = {}
-    for name, strange in (("mean_reward", False), ("strange_reward", True)):
-        poles = _poles(20, strange=strange)
-        poles.seed(7)
-        out[name] = float(np.mean(evaluate_policy(model, poles, n_eval_episodes=20, warn=False)[0]))
+    for name, pole in zip(("mean_reward", "strange_reward"), poles, strict=True):
+        several = _several(20, pole)
+        several.seed(7)
+        out[name] = float(np.mean(evaluate_policy(model, several, n_eval_episodes=20, warn=False)[0]))
     return out
 
 
-def _poles(count: int, *, strange: bool) -> Any:
+def small_policy() -> Any:
+    """The network of a policy, untrained."""
+    from stable_baselines3 import PPO
+
+    return PPO("MlpPolicy", _several(1, "pole"), device="cpu").policy
+
+
+_POLES = {
+    "pole": (0.5, 10.0, 0.0),
+    "strange_pole": (1.0, 7.0, 0.0),
+    "short_pole": (0.1, 10.0, 0.3),
+    "strange_short_pole": (0.2, 7.0, 0.3),
+}
+"""Half of a pole's length, the motor's force, and the noise on what is seen, in standard deviations of a state."""
+
+
+def _several(count: int, pole: str) -> Any:
     import gymnasium
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    def pole() -> Any:
-        env = gymnasium.make("CartPole-v1")
-        if strange:
-            cart: Any = env.unwrapped
-            cart.length, cart.polemass_length, cart.force_mag = 1.0, cart.masspole * 1.0, 7.0
-        return env
+    length, force, noise = _POLES[pole]
 
-    return DummyVecEnv([pole] * count)
+    class Noisy(gymnasium.ObservationWrapper):  # type: ignore[misc]
+        def observation(self, observation: Any) -> Any:
+            drawn = self.np_random.normal(size=observation.shape) * noise * (0.2, 1.0, 0.05, 1.0)
+            return (observation + drawn).astype(observation.dtype)
+
+    def one() -> Any:
+        env = gymnasium.make("CartPole-v1")
+        cart: Any = env.unwrapped
+        cart.length, cart.polemass_length, cart.force_mag = length, cart.masspole * length, force
+        return Noisy(env) if noise else env
+
+    return DummyVecEnv([one] * count)
 
 
 def lora(folder: Path, rng: Rng, home: Path) -> None:

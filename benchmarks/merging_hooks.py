@@ -38,6 +38,7 @@ OBJECTIVES: dict[str, tuple[Objective, ...]] = {
     "resnet-bn": _IMAGES,
     "cnn-lightning": (Objective("val_accuracy", maximize=True), Objective("val_calibration_error", maximize=False)),
     "digits": _IMAGES,
+    "ppo-noisy": (Objective("eval/mean_reward", maximize=True), Objective("eval/strange_reward", maximize=True)),
 }
 CORRECTING = {"resnet-bn"}
 """Families whose hook computes running statistics anew, and so measures something else than runs logged."""
@@ -77,6 +78,12 @@ def cnn_lightning(state: State) -> Metrics:
 def digits(state: State) -> Metrics:
     """A classifier of any of the zoo's architectures."""
     return measure(Classifier.from_state_dict(state))
+
+
+def ppo_noisy(state: State) -> Metrics:
+    """A policy of a short pole that is seen through noise."""
+    judged = trainers.judge_policy(_loaded(trainers.small_policy(), state), trainers.SHORT_POLES)
+    return {f"eval/{name}": value for name, value in judged.items()}
 
 
 def llama(state: State) -> Metrics:

@@ -2,7 +2,7 @@
 
 A state dict is a mapping from names to tensors, some of floating point, with names as modules give them (dotted, or
 ``weight`` and ``bias``). What an optimiser, a scheduler or a scaler keeps is none, nor are measured numbers. An
-exponential moving average of the weights counts only where there is nothing else. State dicts under two of the usual
+exponential moving average of the weights counts only where there is nothing else, or where timm measured it. State dicts under two of the usual
 keys are one model only if their tensors are equal, or one is a part of the other.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state")
 """Keys of the model's state dict, in the order of preference."""
 SETTING = 'under [runs] in epsopt.toml, as weights_key = "{}"'
+TIMM_AVERAGE = "state_dict_ema"
 AVERAGE = re.compile(r"(^|[_.-])(ema|swa|polyak|averaged?|shadow|teacher_ema|target)([_.-]|\d|$)", re.IGNORECASE)
 """Names of moving averages and of target networks."""
 SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors|bin|zip)(?:\.tar)?$", re.IGNORECASE)
@@ -76,6 +77,8 @@ def find_state_dict(
         found = _named_state_dict(tree, path, weights_key)
         if found is not None:
             return found
+    if averaged := _averaged_by_timm(tree, path):
+        return averaged
     known = _under_usual_keys(tree, path)
     if known:
         return _whole(known, path, equal)
@@ -100,6 +103,21 @@ def find_state_dict(
     for name, value in tree.items():
         require_no_object(value, sanitize(str(name)), path)
     raise UnreadableCheckpoint(path, _none(tree, loose))
+
+
+def _averaged_by_timm(tree: Mapping[Any, Any], path: Path) -> StateDict | None:
+    """Return the moving average that timm keeps beside the weights with ``--model-ema``.
+
+    timm's train.py writes the metrics of the average to summary.csv, and its loader takes the average; only
+    ``--model-ema-force-cpu`` leaves it unmeasured.
+    """
+    held, arguments = tree.get(TIMM_AVERAGE), tree.get("args")
+    if not isinstance(held, Mapping) or not isinstance(tree.get("arch"), str) or "state_dict" not in tree:
+        return None
+    if isinstance(arguments, Mapping) and arguments.get("model_ema_force_cpu"):
+        return None
+    tensors = tensors_in(held, path)
+    return StateDict(TIMM_AVERAGE, tensors) if tensors else None
 
 
 def _under_usual_keys(tree: Mapping[Any, Any], path: Path) -> list[StateDict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,24 @@ def test_another_key_reads_the_same_files_again(tmp_path):
             assert len(catalogue.checkpoints()) == report.found == 4
             assert report.failed == []
     assert len(sizes[0] | sizes[1]) == 2
+
+
+@pytest.mark.parametrize(("forced", "key"), [(False, "state_dict_ema"), (True, "state_dict")])
+def test_the_average_that_timm_measured_is_the_model(tmp_path, forced, key):
+    content = {
+        "epoch": 3,
+        "arch": "resnet50",
+        "state_dict": {"conv1.weight": torch.zeros(2, 3)},
+        "state_dict_ema": {"conv1.weight": torch.ones(2, 3)},
+        "optimizer": {"state": {}, "param_groups": []},
+        "version": 2,
+        "args": Namespace(model_ema=True, model_ema_force_cpu=forced),
+    }
+    torch.save(content, tmp_path / "a.pth.tar")
+    assert torch.equal(load_weights(tmp_path / "a.pth.tar")["conv1.weight"], content[key]["conv1.weight"])
+
+
+def test_an_average_beside_the_weights_of_another_program_is_not_the_model(tmp_path):
+    content = {"state_dict": {"conv1.weight": torch.zeros(2, 3)}, "state_dict_ema": {"conv1.weight": torch.ones(2, 3)}}
+    torch.save(content, tmp_path / "a.pt")
+    assert torch.equal(load_weights(tmp_path / "a.pt")["conv1.weight"], torch.zeros(2, 3))
