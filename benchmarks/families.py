@@ -126,10 +126,7 @@ _NOT_JUDGED = {"loss", "grad_norm", "eval_loss", "log10_parameters"}
 
 def predictions(name: str, split: int) -> dict[str, Any]:
     """What everybody predicts of the held-out runs of one split, as JSON values."""
-    zoo = load(name)
-    runs = np.random.default_rng(split).permutation(np.unique(zoo.train.runs))
-    held = np.isin(zoo.train.runs, runs[: max(round(HELD_OUT * len(runs)), 3)])
-    inside, outside = zoo.take(np.flatnonzero(~held)), zoo.take(np.flatnonzero(held))
+    inside, outside = parts(load(name), split)
     before = _processor_seconds()
     surrogate, _ = fit(inside.train, seed=split)
     spent = _processor_seconds() - before
@@ -137,7 +134,7 @@ def predictions(name: str, split: int) -> dict[str, Any]:
     return {
         "runs": [int(inside.train.n_runs), int(outside.train.n_runs)],
         "checkpoints": [len(inside), len(outside)],
-        "metrics": list(zoo.train.metric_names),
+        "metrics": list(inside.train.metric_names),
         "run": outside.train.runs.tolist(),
         "truth": outside.train.metrics.tolist(),
         "map": predicted.point.tolist(),
@@ -148,6 +145,13 @@ def predictions(name: str, split: int) -> dict[str, Any]:
         "hyperparameters": hyperparameters(inside, outside).tolist(),
         "seconds": spent,
     }
+
+
+def parts(zoo: zoos.Zoo, split: int) -> tuple[zoos.Zoo, zoos.Zoo]:
+    """The runs that a split learns from, and those that it holds out."""
+    runs = np.random.default_rng(split).permutation(np.unique(zoo.train.runs))
+    held = np.isin(zoo.train.runs, runs[: max(round(HELD_OUT * len(runs)), 3)])
+    return zoo.take(np.flatnonzero(~held)), zoo.take(np.flatnonzero(held))
 
 
 def answer(surrogate: Any, outside: zoos.Zoo) -> Any:
@@ -210,7 +214,7 @@ def table(version: int) -> None:
 
 
 def _row(metric: str, found: list[dict[str, Any]], j: int) -> float:
-    errors = {kind: np.mean([_error(r, kind, j) for r in found]) for kind in _KINDS}
+    errors = {kind: np.mean([error(r, kind, j) for r in found]) for kind in KINDS}
     inside, widths, per_run = [], [], []
     for r in found:
         truth, low, high, median = (np.array(r[k], dtype=float)[:, j] for k in ("truth", "low", "high", "median"))
@@ -221,8 +225,8 @@ def _row(metric: str, found: list[dict[str, Any]], j: int) -> float:
         covered = (truth >= low) & (truth <= high)
         per_run += [float(covered[known & (runs == run)].mean()) for run in np.unique(runs[known])]
     worst = np.sort(per_run)[: max(round(len(per_run) / 10), 1)].mean()
-    ratio = errors["map"] / min(errors[k] for k in _KINDS[1:])
-    figures = "".join(f"{errors[k]:{w}.4f}" for k, w in zip(_KINDS, (9, 9, 10, 9), strict=True))
+    ratio = errors["map"] / min(errors[k] for k in KINDS[1:])
+    figures = "".join(f"{errors[k]:{w}.4f}" for k, w in zip(KINDS, (9, 9, 10, 9), strict=True))
     print(
         f"  {metric[:30]:32}{figures}{ratio:7.2f}{np.mean(inside):8.1%}{worst:7.0%}{np.mean(widths):7.2f}", flush=True
     )
@@ -235,15 +239,15 @@ def _mixed(found: list[dict[str, Any]], j: int, share: float) -> float:
     for r in found:
         truth, ours, theirs = (np.array(r[k], dtype=float)[:, j] for k in ("truth", "map", "hyperparameters"))
         errors.append(np.nanmean(np.abs((1 - share) * ours + share * theirs - truth)))
-    best = min(np.mean([_error(r, k, j) for r in found]) for k in _KINDS[1:])
+    best = min(np.mean([error(r, k, j) for r in found]) for k in KINDS[1:])
     return float(np.mean(errors) / best)
 
 
-_KINDS = ("map", "median", "statistics", "hyperparameters")
+KINDS = ("map", "median", "statistics", "hyperparameters")
 _SHARES = (0.0, 0.2, 0.35, 0.5)
 
 
-def _error(result: dict[str, Any], kind: str, j: int) -> float:
+def error(result: dict[str, Any], kind: str, j: int) -> float:
     truth, guess = (np.array(result[k], dtype=float)[:, j] for k in ("truth", kind))
     return float(np.nanmean(np.abs(guess - truth)))
 

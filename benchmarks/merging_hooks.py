@@ -118,7 +118,12 @@ def lora(folder: Path) -> Metrics:
     """An adapter, as peft loads it."""
     from peft import PeftModel
 
-    return trainers.judge_languages(PeftModel.from_pretrained(deepcopy(_llama_base()), folder))
+    return trainers.judge_languages(PeftModel.from_pretrained(lora_base(), folder))
+
+
+def lora_base() -> Any:
+    """A copy of the language model that adapters belong to."""
+    return deepcopy(_llama_base())
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ Nothing that a checkpoint holds leaves this process but numbers and text. Starte
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import resource
@@ -33,7 +34,9 @@ from epsopt.zoo.fingerprints.lineage import ADAPTED, KnownLineage, LineageBook
 from epsopt.zoo.fingerprints.sketch import SKETCH, gain_directions, sketch_of
 from epsopt.zoo.layouts.adapters import reference_of
 from epsopt.zoo.layouts.effective_weights import EffectiveWeights, effective_weights
+from epsopt.zoo.layouts.hugging_face import config_beside
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.reading.hooks import embed, listen, load_hook
 from epsopt.zoo.reading.messages import decode, encode, pack, unpack
 from epsopt.zoo.reading.remote import location
@@ -171,7 +174,8 @@ class Child:
             elif base is not None:
                 blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
             if function is not None:
-                blobs.append(pack(embed(function, str(hook), checkpoint, reading.weights)))
+                said = functools.partial(_config, path, reading)
+                blobs.append(pack(embed(function, str(hook), checkpoint, reading.weights, said)))
             header = {
                 "status": "read",
                 "sha256": checkpoint.source.sha256(),
@@ -292,6 +296,12 @@ def _is(reference: _Reference, checkpoint: OpenCheckpoint) -> bool:
 
 def _listed(identity: Identity) -> list[int]:
     return [identity.size, identity.mtime_ns, identity.inode]
+
+
+def _config(path: Path, reading: ParsedCheckpoint) -> dict[str, Any]:
+    """Return what an embed hook may ask for as ``config``."""
+    beside = config_beside(path)
+    return dict(reading.hyperparameters) if beside is None else beside
 
 
 def _failed(reason: str) -> Answer:

@@ -21,17 +21,15 @@ from epsopt.zoo.decoding.tensor_file import TensorType
 from epsopt.zoo.errors import EpsoptError, HookError, UsageError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
-from epsopt.zoo.layouts.adapters import CONFIG as ADAPTER
-from epsopt.zoo.layouts.hugging_face import CONFIG
+from epsopt.zoo.layouts.hugging_face import config_beside
 from epsopt.zoo.reading.pool import ReaderPool
-from epsopt.zoo.reading.remote import is_url
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 
 Metrics = dict[str, float | None]
 _DAY = 24 * 3600.0
 _LIMITS = Limits(memory=1 << 46, seconds=_DAY, hook=_DAY)
 """The user's own program on a file of ours: as much memory as it takes (a GPU maps terabytes), and a day."""
-_LARGEST_CONFIG = 4 << 20
 
 
 class Measuring:
@@ -185,14 +183,9 @@ def _config(decoded: Decoded) -> dict[str, Any]:
     for kept in (layout.get("adapter"), layout.get("config")):
         if kept is not None:
             return dict(kept)
-    like = str(layout["like"])
-    for name in () if is_url(like) else (ADAPTER, CONFIG):
-        file = Path(like).with_name(name)
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            if file.stat().st_size <= _LARGEST_CONFIG:
-                values = json.loads(file.read_bytes())
-                if isinstance(values, dict):
-                    return values
+    beside = config_beside(location(str(layout["like"])))
+    if beside is not None:
+        return beside
     return {k: v for held in layout["about"].values() if isinstance(held, Mapping) for k, v in held.items()}
 
 

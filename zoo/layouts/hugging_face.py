@@ -14,6 +14,8 @@ whether the best one was loaded, so it shows where an evaluation after training 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +31,7 @@ from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
 from epsopt.zoo.layouts.parsed import RECOMBINED, AfterTraining, ParsedCheckpoint, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
+from epsopt.zoo.reading.remote import is_url
 from epsopt.zoo.reading.shards import shards
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ STATE, CONFIG, ADAPTER = "trainer_state.json", "config.json", "adapter_config.js
 RECIPES = ("mergekit_config.yml", "mergekit_config.yaml", "mergekit.yml")
 """What mergekit writes beside a model that it has merged, and epsopt beside its own."""
 RESULTS = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.json")
+_LARGEST_CONFIG = 4 << 20  # bytes
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,15})")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 _NO_MODEL = re.compile(r"(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|training_args\.bin")
@@ -113,6 +117,18 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     single = by_name(path)
     number = number_of(single) if single is not None else None
     return replace(reading, epoch=number if reading.step is None else reading.step)  # the number of a shard is none
+
+
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """Return what ``adapter_config.json`` or ``config.json`` in the folder of a model says; None: there is none."""
+    for name in () if is_url(str(path)) else (ADAPTER, CONFIG):
+        file = path.with_name(name)
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if file.stat().st_size <= _LARGEST_CONFIG:
+                values = json.loads(file.read_bytes())
+                if isinstance(values, dict):
+                    return values
+    return None
 
 
 def whole_name(path: Path) -> str:

@@ -2,8 +2,8 @@
 
 A state dict is a mapping from names to tensors, some of floating point, with names as modules give them (dotted, or
 ``weight`` and ``bias``). What an optimiser, a scheduler or a scaler keeps is none, nor are measured numbers. An
-exponential moving average of the weights counts only where there is nothing else, or where timm measured it. State dicts under two of the usual
-keys are one model only if their tensors are equal, or one is a part of the other.
+exponential moving average of the weights counts only where there is nothing else, or where timm measured it. State
+dicts under two of the usual keys are one model only if their tensors are equal, or one is a part of the other.
 """
 
 from __future__ import annotations

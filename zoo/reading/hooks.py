@@ -20,6 +20,7 @@ from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
 from epsopt.zoo.reading.messages import MAX_MESSAGE
 from epsopt.zoo.reading.plain_values import finite
+from epsopt.zoo.reading.remote import is_url
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
@@ -27,6 +28,7 @@ _EXPECTED = "expected a dictionary from metric names to numbers"
 _LARGEST = MAX_MESSAGE // 2  # bytes of one embedding
 ASKED = ("path", "parents", "dtype", "config", "slot")
 """What an evaluate function may ask for beside the weights, by the names of parameters without a default."""
+_EMBED_ASKED = ("path", "config")
 
 Listener = Callable[[str | None], object]
 _listeners: list[Listener] = []
@@ -109,18 +111,20 @@ def _its_folder(spec: str) -> contextlib.AbstractContextManager[None]:
 
 
 def embed(
-    function: Callable[[dict[str, torch.Tensor]], Any],
+    function: Callable[..., Any],
     spec: str,
     checkpoint: OpenCheckpoint,
     weights: Mapping[str, torch.Tensor],
+    config: Callable[[], Mapping[str, Any]] = dict,
 ) -> NDArray[np.float32]:
-    """Apply the user's embed function to all tensors of a checkpoint.
+    """Apply the user's embed function to a checkpoint: to all tensors, or to the folder that holds it.
 
     Args:
-        function: the hook, from a state dict to an array.
+        function: the hook, from a state dict or a folder to an array. It may ask for ``path`` and ``config``.
         spec: ``package.module:name`` of the hook, for messages.
         checkpoint: the open file.
         weights: its tensors by name, possibly only described (meta); their data is read here.
+        config: gives what the hook gets as ``config``.
 
     Returns:
         ``(anchors, dimensions)`` float32.
@@ -129,10 +133,14 @@ def embed(
         HookError: it raised, or returned another shape; names hook, path and exception.
     """
     path = checkpoint.source.path
-    state = {n: checkpoint.read(n, t) for n, t in weights.items()}
+    wanted = [name for name in asked_for(function) if name in _EMBED_ASKED]
+    if (wants_folder(function) or "path" in wanted) and is_url(str(path)):
+        raise HookError(f"the embed hook {spec!r} wants a file's place, and {path} is on no disk: take the weights")
+    given = path.parent if wants_folder(function) else {n: checkpoint.read(n, t) for n, t in weights.items()}
+    about = {"path": path, "config": dict(config()) if "config" in wanted else None}
     try:
         with _at_work(f"the embed hook {spec!r} (on {path})"), _its_folder(spec), torch.inference_mode(False):
-            result = function(state)
+            result = function(given, **{name: about[name] for name in wanted})
         raw = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else result
         embedding = np.asarray(raw, dtype=np.float32)
     except (Exception, SystemExit) as error:
@@ -150,7 +158,7 @@ def embed(
 
 
 def wants_folder(function: Callable[..., Any]) -> bool:
-    """Tell whether an evaluate function takes the folder of a model instead of its tensors: ``evaluate(folder)``."""
+    """Tell whether a function takes the folder of a model instead of its tensors: ``evaluate(folder)``."""
     try:
         parameters = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # it is compiled, and says nothing of itself
@@ -159,7 +167,7 @@ def wants_folder(function: Callable[..., Any]) -> bool:
 
 
 def asked_for(function: Callable[..., Any]) -> list[str]:
-    """Return what an evaluate function asks for beside the weights: names of :data:`ASKED`, without a default."""
+    """Return what a function asks for beside the weights: names of :data:`ASKED`, without a default."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -141,6 +141,40 @@ def talks(state):
 """
 
 
+PLACES = """
+import json
+def in_folder(folder):
+    return [[json.loads((folder / "adapter_config.json").read_text())["lora_alpha"], len(list(folder.iterdir()))]]
+def with_path(state, path):
+    return [[len(state), len(path.name)]]
+def with_config(state, config):
+    return [[config["lora_alpha"], 0.5]]
+"""
+
+
+def test_an_embed_hook_gets_the_folder_the_path_or_the_configuration_that_it_asks_for(
+    tmp_path, small_pool, monkeypatch
+):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "checkpoint-10" / "adapter_model.safetensors"
+    file.parent.mkdir()
+    factors = {f"base_model.model.q.lora_{k}.weight": torch.ones(s) for k, s in (("A", (2, 4)), ("B", (4, 2)))}
+    save_file(factors, file)
+    file.with_name("adapter_config.json").write_text('{"lora_alpha": 16, "r": 2, "peft_type": "LORA"}')
+    (tmp_path / "epsopt_places.py").write_text(PLACES)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    found = {}
+    for name in ("in_folder", "with_path", "with_config"):
+
+        def keep(_: int, outcome: Any, name: str = name) -> bool:
+            found[name] = outcome.embedding.tolist()
+            return True
+
+        read_files(small_pool, [(file, 1000)], LineageBook(), keep, embed=f"epsopt_places:{name}")
+    assert found == {"in_folder": [[16.0, 2.0]], "with_path": [[2.0, 25.0]], "with_config": [[16.0, 0.5]]}
+
+
 def test_a_hook_that_ends_its_process_is_named_and_no_checkpoint_is_blamed(tmp_path, save, small_pool, monkeypatch):
     good = save(tmp_path / "good.pt", 1)
     code = {"bad": HOOKS, "left": "import os; os._exit(4)", "quits": "import sys; sys.exit(5)"}
