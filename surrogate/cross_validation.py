@@ -88,10 +88,11 @@ def as_fold(
         unseen: ``(n, m)`` what trees say of `inside` that have not seen the run they speak of.
     """
     rows = subsample_runs(inside.runs)
+    z_held, answers = trained.encode(outside)
     return Fold(
         z_train=np.concatenate([trained.latents.double().numpy(), unseen], axis=1)[rows],
         y_train=trained.scaled(inside)[rows],
-        z_held=np.concatenate([trained.encode(outside).double().numpy(), trees(outside.fingerprints)], axis=1),
+        z_held=np.concatenate([z_held.double().numpy(), trees(outside.fingerprints, answers)], axis=1),
         y_held=trained.scaled(outside),
         runs_held=outside.runs,
         inverse_lengths=trained.network.inverse_lengths.double().numpy(),

@@ -23,6 +23,7 @@ from epsopt.surrogate.cross_validation import (
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds, shared_weights
 from epsopt.surrogate.map_format import FORMAT as SURROGATE_FORMAT
+from epsopt.surrogate.map_format import WITH_ANSWERS
 from epsopt.surrogate.metric_gp import GPHyperparameters, calibration_scores, select_hyperparameters, subsample_runs
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
@@ -101,7 +102,7 @@ def fit(
     )
     learned = zip((*inside, answered), (*fold_networks, final), strict=True)
     *fold_trees, (trees, predicted_by_trees) = grow_all(
-        [(part, trained.scaled(part)) for part, trained in learned], seed, cluster
+        [(part, trained.scaled(part), trained.answers) for part, trained in learned], seed, cluster
     )
     fold_parts = [
         (kept, left, trained, as_fold(kept, left, trained, *grown))
@@ -179,7 +180,8 @@ def fit_key(
         recipe: how it is trained.
         probes: whether checkpoints are read with their anchor embeddings.
     """
-    formats = [SURROGATE_FORMAT, WITHOUT_FOLLOWED]  # what later formats see more of has signatures of its own
+    # What later formats of fingerprints see more of has signatures of its own.
+    formats = [WITH_ANSWERS if probes else SURROGATE_FORMAT, WITHOUT_FOLLOWED]
     settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or TrainingConfig()), probes]
     return f"{digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 

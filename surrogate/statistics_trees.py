@@ -1,5 +1,7 @@
 """Gradient-boosted trees on statistics of the weights: what they predict is part of what z says of a checkpoint.
 
+A map with probes has them look at the views of the anchor embeddings as well.
+
 On many families of models such trees (Unterthiner et al. 2020, arXiv:2002.11448) see what no smooth function of the
 views does. Their predictions are coordinates of z beside the encoder's, and the metrics' Gaussian processes take them
 as far as they were right on runs that both had not seen (stacked generalisation: Wolpert 1992, Breiman 1996). What
@@ -38,10 +40,12 @@ class StatisticsTrees:
     Attributes:
         names: tensors whose statistics are looked at; those that a checkpoint lacks count as missing.
         models: per metric LightGBM's own text of the trees; ``None``: too few measurements, 0 is predicted.
+        answers: columns beside the statistics, of :meth:`epsopt.surrogate.views.FeatureEncoder.answers`.
     """
 
     names: tuple[str, ...]
     models: tuple[str | None, ...]
+    answers: int = 0
 
     @cached_property
     def _boosters(self) -> list[Any]:
@@ -49,12 +53,13 @@ class StatisticsTrees:
 
         return [None if text is None else lightgbm.Booster(model_str=text) for text in self.models]
 
-    def __call__(self, fingerprints: Sequence[Fingerprint]) -> Floats:
-        """Predict ``n`` checkpoints: ``(n, m)`` on the model's scale."""
-        return self.of_table(feature_table(fingerprints, self.names, UNTERTHINER))
+    def __call__(self, fingerprints: Sequence[Fingerprint], answers: Floats | None = None) -> Floats:
+        """Predict ``n`` checkpoints: ``(n, m)`` on the model's scale; `answers` are ``(n, answers)``, if any."""
+        table = feature_table(fingerprints, self.names, UNTERTHINER)
+        return self.of_table(np.hstack([table, answers]) if self.answers and answers is not None else table)
 
     def of_table(self, table: Floats) -> Floats:
-        """Predict ``n`` checkpoints from the statistics of :attr:`names`, tensor by tensor."""
+        """Predict ``n`` checkpoints from the statistics of :attr:`names`, tensor by tensor, then the answers."""
         out = np.zeros((len(table), len(self.models)))
         if not len(table):
             return out
@@ -73,15 +78,19 @@ class _Statistics:
         values: ``(n, t, statistics)``; NaN where a checkpoint lacks a tensor.
         there: ``(n, t)``, whether it has it.
         runs: ``(n,)``.
+        answers: ``(n, c)`` columns beside the statistics.
     """
 
     names: tuple[str, ...]
     values: Floats
     there: NDArray[np.bool_]
     runs: NDArray[np.int64]
+    answers: Floats
 
     @classmethod
-    def of(cls, fingerprints: Sequence[Fingerprint], runs: NDArray[np.int64]) -> _Statistics:
+    def of(
+        cls, fingerprints: Sequence[Fingerprint], runs: NDArray[np.int64], answers: Floats | None = None
+    ) -> _Statistics:
         """Lay out those of ``n`` checkpoints."""
         names = tuple(sorted({name for f in fingerprints for name in f.names}))
         place = {name: i for i, name in enumerate(names)}
@@ -89,24 +98,25 @@ class _Statistics:
         for i, fingerprint in enumerate(fingerprints):
             there[i, [place[name] for name in fingerprint.names]] = True
         values = feature_table(fingerprints, names, UNTERTHINER).reshape(*there.shape, len(UNTERTHINER))
-        return cls(names, values, there, runs)
+        return cls(names, values, there, runs, np.zeros((len(runs), 0)) if answers is None else answers)
 
     def grow(self, rows: NDArray[np.int64], targets: Floats, seed: int) -> StatisticsTrees:
         """Grow trees on some checkpoints; ``targets`` are ``(n, m)``, of all."""
         used = self.there[rows].any(axis=0)
-        table = self.values[rows][:, used].reshape(len(rows), -1)
+        table = np.hstack([self.values[rows][:, used].reshape(len(rows), -1), self.answers[rows]])
         models: list[str | None] = []
         for column in targets[rows].T:
             known = np.isfinite(column)
             few = known.sum() < FEWEST_ROWS
             models.append(None if few else boosted(table[known], column[known], seed).model_to_string())
-        return StatisticsTrees(tuple(self.names[i] for i in np.flatnonzero(used)), tuple(models))
+        names = tuple(self.names[i] for i in np.flatnonzero(used))
+        return StatisticsTrees(names, tuple(models), self.answers.shape[1])
 
     def predicted_by(self, trees: StatisticsTrees, rows: NDArray[np.int64]) -> Floats:
         """Predict some checkpoints by trees that were grown on others: ``(rows, m)``."""
         place = {name: i for i, name in enumerate(self.names)}
         columns = [place[name] for name in trees.names]
-        return trees.of_table(self.values[rows][:, columns].reshape(len(rows), -1))
+        return trees.of_table(np.hstack([self.values[rows][:, columns].reshape(len(rows), -1), self.answers[rows]]))
 
     def unseen_predictions(self, targets: Floats, seed: int) -> Floats:
         """Predict every checkpoint by trees that have not seen its run."""
@@ -142,12 +152,13 @@ def unseen_predictions(train: TrainingSet, targets: Floats, seed: int) -> Floats
 
 
 def grow_all(
-    parts: Sequence[tuple[TrainingSet, Floats]], seed: int, cluster: RayCluster | None = None
+    parts: Sequence[tuple[TrainingSet, Floats, Floats]], seed: int, cluster: RayCluster | None = None
 ) -> list[tuple[StatisticsTrees, Floats]]:
     """Grow trees on several training sets and give what they say of their own checkpoints' runs unseen.
 
     Args:
-        parts: training sets, and their ``(n, m)`` targets on the model's scale.
+        parts: training sets, their ``(n, m)`` targets on the model's scale, and ``(n, c)`` what is to be looked at
+            beside the statistics.
         seed: of folds and boosting.
         cluster: where to, in place of this machine.
 
@@ -156,13 +167,13 @@ def grow_all(
     """
     if cluster is None:  # one table at a time for each thread
         return in_order(_grown_of, [(*part, seed) for part in parts], threads=True)
-    tables = [(_Statistics.of(train.fingerprints, train.runs), targets, seed) for train, targets in parts]
+    tables = [(_Statistics.of(train.fingerprints, train.runs, seen), targets, seed) for train, targets, seen in parts]
     grown = in_order(_grown, tables, cluster)
     return [(trees, unseen.copy()) for trees, unseen in grown]  # what comes from Ray is not to be written to
 
 
-def _grown_of(train: TrainingSet, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
-    return _grown(_Statistics.of(train.fingerprints, train.runs), targets, seed)
+def _grown_of(train: TrainingSet, targets: Floats, answers: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
+    return _grown(_Statistics.of(train.fingerprints, train.runs, answers), targets, seed)
 
 
 def _grown(statistics: _Statistics, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
-from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES
+from epsopt.surrogate.map_format import FORMAT, READABLE, WITH_ANSWERS, WITHOUT_TREES
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
@@ -282,11 +282,12 @@ class Surrogate:
             ``(n, latent)`` float32 means of z. Of weights that the map was trained on, trees say what they said before
             they had seen them: a known checkpoint is encoded to where it lies.
         """
+        tokens = self.tokenizer(fingerprints, embeddings)
         with torch.no_grad():
-            z = self.network.encode(self.tokenizer(fingerprints, embeddings))[0]
+            z = self.network.encode(tokens)[0]
         if self.trees is None:
             return z
-        predicted = torch.from_numpy(self.trees(fingerprints)).float()
+        predicted = torch.from_numpy(self.trees(fingerprints, self.tokenizer.answers(tokens))).float()
         for i, fingerprint in enumerate(fingerprints):
             known = self.memory.place.get(weights_digest(fingerprint))
             if known is not None:
@@ -513,7 +514,7 @@ class Surrogate:
             for name, part in zip(("centre", "axes"), self.projection, strict=True):
                 tensors[f"plane.{name}"] = torch.from_numpy(np.ascontiguousarray(part))
         meta = {
-            "format": FORMAT,
+            "format": WITH_ANSWERS if self.trees is not None and self.trees.answers else FORMAT,
             "fingerprint_format": FINGERPRINT_FORMAT,
             "trained_on": self.trained_on,
             "metrics": list(self.metric_names),
@@ -530,7 +531,7 @@ class Surrogate:
         if self.memory.learned is not None:
             meta["learned"] = self.memory.learned
         if self.trees is not None:
-            meta["tree_tensors"] = list(self.trees.names)
+            meta["tree_tensors"], meta["tree_answers"] = list(self.trees.names), self.trees.answers
             for i, text in enumerate(self.trees.models):
                 packed = b"" if text is None else zlib.compress(text.encode())
                 tensors[f"trees.{i}"] = torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
@@ -564,7 +565,7 @@ class Surrogate:
         if meta["format"] != WITHOUT_TREES:
             packed = [tensors[f"trees.{i}"].numpy().tobytes() for i in range(len(meta["metrics"]))]
             models = tuple(zlib.decompress(p).decode() if p else None for p in packed)
-            trees = StatisticsTrees(tuple(meta["tree_tensors"]), models)
+            trees = StatisticsTrees(tuple(meta["tree_tensors"]), models, meta.get("tree_answers", 0))
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
             metric_names=tuple(meta["metrics"]),

@@ -51,9 +51,15 @@ class TrainedNetwork(Prepared):
         """``(n, latent)`` encodings of what it was trained on."""
         return self._encode(self.examples.tokens)
 
-    def encode(self, part: TrainingSet) -> torch.Tensor:
-        """Encode ``n`` other checkpoints as ``(n, latent)``."""
-        return self._encode(self.tokenizer(part.fingerprints, part.embeddings))
+    def encode(self, part: TrainingSet) -> tuple[torch.Tensor, NDArray[np.float64]]:
+        """Encode ``n`` other checkpoints: ``(n, latent)``, and ``(n, c)`` what trees look at of their embeddings."""
+        tokens = self.tokenizer(part.fingerprints, part.embeddings)
+        return self._encode(tokens), self.tokenizer.answers(tokens)
+
+    @property
+    def answers(self) -> NDArray[np.float64]:
+        """``(n, c)`` what trees look at of the embeddings that it was trained on."""
+        return self.tokenizer.answers(self.examples.tokens)
 
     def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -79,6 +79,11 @@ class FeatureEncoder:
         """Whether embeddings are among the views."""
         return any(v.name.startswith("probes ") for v in self.views)
 
+    def answers(self, tokens: torch.Tensor) -> NDArray[np.float64]:
+        """What embeddings have to do with of ``(n, columns)`` tokens: ``(n, c)``, none without :attr:`probes`."""
+        parts = [tokens[:, s] for v, s in zip(self.views, self.slices, strict=True) if v.name.startswith("probes ")]
+        return torch.cat([tokens[:, :0], *parts], dim=1).double().numpy()
+
     def __call__(self, fingerprints: Sequence[Fingerprint], embeddings: Embeddings | None = None) -> torch.Tensor:
         """Turn ``n`` checkpoints into ``(n, columns)`` float32, view beside view; zero where a view has nothing to see.
 

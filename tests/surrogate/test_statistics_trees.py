@@ -80,6 +80,41 @@ def test_a_map_from_before_trees_had_a_say_still_answers(zoo, fitted: tuple[Surr
 
 
 @pytest.mark.usefixtures("real_baseline")
+def test_what_only_trees_see_in_embeddings_is_predicted_with_probes_and_kept() -> None:
+    """A step at zero of what two anchors answer, which no weight tells."""
+    rng = np.random.default_rng(0)
+    prints = [fingerprint([("a.weight", torch.from_numpy(rng.normal(size=(6, 6))).float())]) for _ in range(96)]
+    answers = rng.normal(size=(96, 8, 2)).astype(np.float32) * np.exp(rng.normal(size=(96, 8, 1))).astype(np.float32)
+    scores = (answers[:, 2, 0] > 0) + 0.5 * (answers[:, 5, 1] > 0) + 0.02 * rng.normal(size=96)
+    keys, runs = tuple(map(str, range(96))), np.repeat(np.arange(24), 4)
+    train = TrainingSet(keys, tuple(prints), runs, np.zeros(96, np.int64), ("score",), scores[:, None], answers)
+    recipe = TrainingConfig(steps=40, batch=32)
+    errors = {p: fit(train, recipe=recipe, folds=4, probes=p)[1].metrics[0].error for p in (False, True)}
+    assert errors[True] < 0.6 * errors[False]
+    probed = fit(train, recipe=recipe, folds=4, probes=True)[0]
+    data, meta = probed.to_bytes()
+    opened = Surrogate.from_bytes(data, meta)
+    new = [fingerprint([("a.weight", torch.from_numpy(rng.normal(size=(6, 6))).float())]) for _ in range(5)]
+    seen = [m.encode(new, answers[:5]).numpy() for m in (probed, opened)]
+    np.testing.assert_allclose(*seen, atol=1e-6)
+    own = probed.network.shape.latent
+    assert np.abs(probed.encode(new, answers[5:10]).numpy() - seen[0])[:, own:].max() > 0.05
+    assert np.isfinite(probed.encode(new).numpy()).all(), "where no hook ran"
+
+
+def test_a_map_with_probes_whose_trees_saw_weights_alone_still_answers(zoo) -> None:
+    train = zoo[0]
+    probed = fit(train, folds=2, probes=True, recipe=TrainingConfig(steps=30))[0]
+    former = replace(probed, trees=grow_trees(train.fingerprints, standardised(train), 0))
+    data, meta = former.to_bytes()
+    assert meta["format"] == 5
+    meta.pop("tree_answers")
+    opened = Surrogate.from_bytes(data, meta)
+    z = [m.encode(train.fingerprints[:9], train.embeddings[:9]).numpy() for m in (former, opened)]
+    np.testing.assert_allclose(*z, atol=1e-6)
+
+
+@pytest.mark.usefixtures("real_baseline")
 def test_what_only_trees_see_is_predicted_nearly_as_well_as_by_trees() -> None:
     """A step at zero of two tensors' means, among statistics that vary wildly: no smooth function of the views."""
     rng = np.random.default_rng(0)
