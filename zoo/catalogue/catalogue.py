@@ -197,9 +197,10 @@ class Catalogue:
             state, found = _state(connection), listing(connection)
         self._names = None if state is None else (state, self._measured_names(found))
         below = None if within is None else (str(within), f"{within}/")
-        out = []
+        out, steps = [], {}
         for c in found.checkpoints:
             row, run = c.row, found.runs[c.run_id]
+            steps[row.id] = -1 if row.step is None else row.step
             if signature is not None and row.signature != signature:
                 continue
             if below is not None and run.path != below[0] and not run.path.startswith(below[1]):
@@ -222,7 +223,7 @@ class Catalogue:
                 )
             )
         # Sorted here: databases collate text differently.
-        return sorted(out, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, c.path))
+        return sorted(out, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, steps[c.id], c.path))
 
     def metric_names(self) -> list[str]:
         """Return the metrics that have at least one finite value, sorted."""

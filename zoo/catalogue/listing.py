@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from epsopt.zoo.layouts.registry import TRACKERS
 from epsopt.zoo.reading.plain_values import numeral, with_defaults
 
 Metrics = dict[str, float | None]
+_SHARED = 1.5  # moments that share an epoch
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Listed:
         row: of the table, with the name, path and layout of its run.
         metrics: what its files and its run's side files say; the files count.
         run_id: of the run that it is listed under.
-        epoch: epoch or step.
+        epoch: epoch; the step where epochs hardly tell checkpoints apart (:func:`count_steps`).
         paths: of its files, those of copies included.
     """
 
@@ -136,7 +137,34 @@ def listing(connection: Connection) -> Listing:
     for part, whole in parts.items():
         _join(part, whole, listed, holding, side_metrics)
     shown = [one for one in listed.values() if one.run_id not in parts]
+    count_steps(shown)
     return Listing(shown, found.runs, found.hyperparameters, parts, found.names)
+
+
+def count_steps(listed: Iterable[Listed]) -> None:
+    """Let steps stand for epochs where most moments share theirs, as in a training that takes one epoch or none.
+
+    It holds for a whole catalogue, so that runs can be compared; a run with a checkpoint of no step keeps its epochs.
+    """
+    moments: dict[int, set[tuple[int, int]]] = {}
+    members: dict[int, list[Listed]] = {}
+    stepless: set[int] = set()
+    for one in listed:
+        step = one.row.step
+        if one.epoch is None:
+            continue
+        members.setdefault(one.run_id, []).append(one)
+        if step is None:
+            stepless.add(one.run_id)
+        else:
+            moments.setdefault(one.run_id, set()).add((one.epoch, step))
+    apart = sum(map(len, moments.values()))
+    if apart <= _SHARED * sum(len({epoch for epoch, _ in found}) for found in moments.values()):
+        return
+    for run, found in members.items():
+        if run not in stepless:
+            for one in found:
+                one.epoch = one.row.step
 
 
 def says_not_finite(connection: Connection) -> bool:

@@ -92,7 +92,7 @@ def put_file(
 def refresh_run(connection: Connection, run_id: int) -> None:
     """Give a run the hyperparameters of its newest checkpoint with any, and of its side files; an empty run goes."""
     rows = connection.execute(
-        select(checkpoints.c.epoch, checkpoints.c.path, checkpoints.c.hyperparameters).where(
+        select(checkpoints.c.epoch, checkpoints.c.step, checkpoints.c.path, checkpoints.c.hyperparameters).where(
             checkpoints.c.run_id == run_id
         )
     ).all()
@@ -101,7 +101,7 @@ def refresh_run(connection: Connection, run_id: int) -> None:
         connection.execute(delete(runs).where(runs.c.id == run_id))
         return
     telling = [r for r in rows if r.hyperparameters != "{}"] or rows
-    newest = max(telling, key=lambda r: (-1 if r.epoch is None else r.epoch, r.path))
+    newest = max(telling, key=lambda r: (*(-1 if n is None else n for n in (r.epoch, r.step)), r.path))
     side_values = connection.execute(
         select(run_metadata.c.hyperparameters).where(run_metadata.c.run_id == run_id)
     ).scalar()

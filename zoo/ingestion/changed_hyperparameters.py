@@ -34,6 +34,7 @@ _LISTED = 3
 @dataclass(frozen=True)
 class _Stated:
     epoch: int | None
+    step: int | None
     path: str
     hyperparameters: Mapping[str, Any]
 
@@ -52,38 +53,42 @@ def changed_hyperparameters(catalogue: Catalogue, run_paths: Collection[str]) ->
         .having(func.count(checkpoints.c.hyperparameters.distinct()) > 1)
     )
     query = (
-        select(runs.c.path, checkpoints.c.epoch, checkpoints.c.path.label("file"), checkpoints.c.hyperparameters)
+        select(
+            runs.c.path,
+            checkpoints.c.epoch,
+            checkpoints.c.step,
+            checkpoints.c.path.label("file"),
+            checkpoints.c.hyperparameters,
+        )
         .join(checkpoints, checkpoints.c.run_id == runs.c.id)
         .where(runs.c.id.in_(several))
         .order_by(checkpoints.c.path)
     )
     with catalogue.reading() as connection:
         rows = connection.execute(query).all()
-    texts: dict[str, dict[str, tuple[int | None, str]]] = {}
+    texts: dict[str, dict[str, _Stated]] = {}
     for row in rows:
         if row.path in run_paths and row.hyperparameters != "{}":
             # Of equal ones the newest stands for all.
             held = texts.setdefault(row.path, {})
             before = held.get(row.hyperparameters)
-            if before is None or _moment(row.epoch, row.file) > _moment(*before):
-                held[row.hyperparameters] = (row.epoch, row.file)
-    found = (
-        _of_run([_Stated(epoch, path, json.loads(text)) for text, (epoch, path) in held.items()])
-        for held in texts.values()
-        if len(held) > 1
-    )
+            stated = _Stated(row.epoch, row.step, row.file, json.loads(row.hyperparameters))
+            if before is None or _moment(stated) > _moment(before):
+                held[row.hyperparameters] = stated
+    found = (_of_run(list(held.values())) for held in texts.values() if len(held) > 1)
     return [failure for failure in found if failure is not None]
 
 
-def _moment(epoch: int | None, path: str) -> tuple[int, str]:
-    return (-1 if epoch is None else epoch, path)
+def _moment(stated: _Stated) -> tuple[int, int, str]:
+    epoch, step = (-1 if n is None else n for n in (stated.epoch, stated.step))
+    return epoch, step, stated.path
 
 
 def _of_run(everything: Sequence[_Stated]) -> Failure | None:
     stated = [s for s in everything if not s.hyperparameters.get(RECOMBINED)]  # a merge was not trained with any
     if len(stated) < 2:
         return None
-    newest = max(stated, key=lambda s: _moment(s.epoch, s.path))
+    newest = max(stated, key=_moment)
     changed = []
     for name, value in newest.hyperparameters.items():
         if any(word.lower() in _RESUMING for word in _WORD.findall(name)):

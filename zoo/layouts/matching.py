@@ -13,7 +13,8 @@ Nothing is interpolated: a metric that was not logged at a checkpoint is not mea
 
 Lightning's loggers write the index of the last update, one less than the ``global_step`` of a checkpoint of the same
 moment. Programs that count epochs from 0 in the log and from 1 in checkpoints (``"epoch": epoch + 1`` in PyTorch's own
-examples) are recognised by the two ends: the log starts at 0 and ends one before the last checkpoint.
+examples) are recognised by the two ends: the log starts at 0 and ends one before the last checkpoint. Programs that
+count from 1 in the log and in names, and from 0 in checkpoints, are recognised by the names.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _Value = float | None
 _LISTED = 8
 _FEWEST = 3  # epochs that show how a log counts
 _DIGITS = re.compile(r"\d+")
+_EPOCH_IN_NAME = re.compile(r"(?<![a-z])epochs?[=_-]?(\d{1,9})(?!\d|\.\d)", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
 
 
@@ -49,6 +51,7 @@ class _Clocks:
             each other: the steps count something else.
         pooled: as in :class:`~epsopt.zoo.layouts.parsed.RunMetadata`.
         lightning: a checkpoint is Lightning's.
+        ahead: the names of all checkpoints (``epoch_5.pth``) count one more than what they hold.
     """
 
     last: int
@@ -59,6 +62,7 @@ class _Clocks:
     strides: bool
     pooled: bool
     lightning: bool
+    ahead: bool
 
 
 def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
@@ -211,7 +215,14 @@ def _clocks(
         strides=any(_at_strides(entries, max(epochs, default=0)) for entries in series),
         pooled=metadata.pooled,
         lightning=lightning,
+        ahead=_names_ahead(positions),
     )
+
+
+def _names_ahead(positions: Sequence[Position]) -> bool:
+    """Tell whether checkpoints hold epochs that count from 0, and names that count from 1, as MMCV's and others do."""
+    named = [(p.epoch, found) for p in positions if (found := _EPOCH_IN_NAME.search(PurePath(p.path).stem))]
+    return len(named) > 1 and all(epoch is not None and int(found[1]) == epoch + 1 for epoch, found in named)
 
 
 def _at_strides(entries: list[tuple[Row, _Value]], last: int) -> bool:
@@ -230,7 +241,7 @@ def _behind(logged: Collection[int], positions: Sequence[Position], clocks: _Clo
     epochs = _epochs(positions)
     if clocks.lightning or clocks.strict or not logged or not epochs:
         return 0
-    if clocks.starts == 1 and min(epochs) == 0:
+    if (clocks.starts == 1 and min(epochs) == 0) or (clocks.ahead and min(logged) == 1):
         return -1
     whole = min(logged) == 0 and len(logged) == max(logged) + 1
     return int(whole and min(epochs) > 0 and max(epochs) == max(logged) + 1)
@@ -274,9 +285,20 @@ def _of_metric(
         return out or _at(steps, positions, int(clocks.lightning and not is_test(name)))
     if clocks.lightning:
         return _at(steps, positions, _shift(steps, places))
-    if steps.keys() & places:
+    if steps.keys() & places and not _count_epochs(steps, positions, clocks):
         return _at(steps, positions, 0)
     return _as_epochs(steps, positions, clocks)
+
+
+def _count_epochs(steps: Collection[int], positions: Sequence[Position], clocks: _Clocks) -> bool:
+    """Tell whether a metric's steps end where the epochs of checkpoints do, and stand at more epochs than steps.
+
+    MMEngine writes scores at the number of the epoch and losses at that of the update, both as ``step``: with ten
+    updates an epoch, the scores of epochs 10 and 20 stand at the steps of checkpoints 1 and 2.
+    """
+    both = [p for p in positions if p.epoch is not None and p.step is not None and p.epoch != p.step]
+    at_epochs, at_steps = sum(p.epoch in steps for p in both), sum(p.step in steps for p in both)
+    return at_epochs > at_steps and max(steps) <= clocks.last + 1
 
 
 def _stands_at(steps: Collection[int], places: set[int]) -> bool:
@@ -314,12 +336,20 @@ def _as_epochs(steps: dict[int, _Value], positions: Sequence[Position], clocks: 
         return {}  # others end far earlier: those count epochs
     if beyond and clocks.strides:
         return {}  # others come once an epoch, and far apart: steps count updates
+    if max(steps) > clocks.last + _usual_gap(epochs) > clocks.last:
+        return {}  # checkpoints that were saved all along would be there of the log's end, too
     behind = _behind(steps, positions, clocks)
     return {
         p.key: steps[p.epoch - behind]
         for p in positions
         if p.epoch is not None and p.epoch - behind in steps and not (beyond and p.step is not None)
     }
+
+
+def _usual_gap(epochs: Collection[int]) -> int:
+    """Return what lies between two checkpoints that were saved regularly, at least three of them; 0: they were not."""
+    gaps = {b - a for a, b in pairwise(sorted(epochs))}
+    return gaps.pop() if len(epochs) >= _FEWEST and len(gaps) == 1 else 0
 
 
 def _numbered(metadata: RunMetadata, positions: Sequence[Position]) -> list[Row]:

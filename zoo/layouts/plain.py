@@ -354,6 +354,9 @@ _EPOCH_IN_NAME = re.compile(r"(?:epoch|(?<![a-z])ep)[=_-]?(\d{1,15})", re.IGNORE
 _STEP_IN_NAME = re.compile(
     r"(?:step|iter|iteration|ckpt|checkpoint|(?<![a-z])ba)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE
 )
+_OPTIMISER_STEP = re.compile(
+    r"(?:(?<![a-z])|(?<=global))(?:step|iter|iteration|ba)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE
+)
 # "acc0.93" is a score, "f1", "top5" and "fp16" are words; "rank0", "bs64" and "256x256" say how, not when.
 _NUMBER = re.compile(r"(?<![\d.])(\d{1,15})(?!\d|\.\d)")
 _WORD = re.compile(
@@ -396,10 +399,14 @@ def epoch_of(numbers: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _step_of(numbers: Mapping[str, Any], path: Path) -> int | None:
-    """Return the optimiser step that the file says, or else that its folder's name tells."""
+    """Return the optimiser step that the file says, or else that its name or its folder's tells (``step_400.pt``)."""
     step = _whole(next((numbers[k] for k in STEP if k in numbers), None))
+    if step is not None:
+        return step
+    if named := _OPTIMISER_STEP.search(_DATE.sub("", path.stem)):
+        return int(named[1])
     folder = by_name(path)
-    return step_of(folder) if step is None and folder is not None else step
+    return None if folder is None else step_of(folder)
 
 
 LAYOUT = Layout("plain", run_of, ignores, side_files, interpret, parse_side_files)

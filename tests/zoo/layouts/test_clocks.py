@@ -55,6 +55,62 @@ def test_steps_of_updates_are_no_epochs_where_a_metric_comes_once_an_epoch():
     assert found["4"] == {"loss": 0.04}
 
 
+def test_scores_at_the_number_of_the_epoch_are_not_taken_for_those_of_an_update():
+    """MMEngine's, with so few updates an epoch that the numbers of both meet."""
+    metadata = log(loss={s: s / 100 for s in range(1, 501)}, acc={e: e / 100 for e in range(1, 51)})
+    found = match_rows(metadata, positions(*range(5, 51, 5), steps=10))
+    assert found == {str(e): {"acc": e / 100, "loss": e / 10} for e in range(5, 51, 5)}
+
+
+def test_a_log_of_updates_is_no_log_of_epochs_where_checkpoints_were_saved_all_along():
+    metadata = log(loss={s: s / 100 for s in range(1, 1001)})
+    assert match_rows(metadata, positions(*range(1, 11))) == {}
+    assert match_rows(metadata, positions(*range(5, 51, 5))) == {}
+    # The best of 300 epochs, which may stand anywhere.
+    kept = match_rows(log(acc={e: e / 300 for e in range(1, 301)}), positions(47, 120))
+    assert kept == {"47": {"acc": 47 / 300}, "120": {"acc": 0.4}}
+
+
+def test_names_that_count_one_more_than_their_files_show_what_the_log_counts():
+    """MMCV's ``epoch_5.pth`` holds epoch 4; of twenty epochs every fifth was saved."""
+    metadata = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in range(1, 21)])
+    ahead = [Position(str(e), f"/r/epoch_{e + 1}.pth", e, None, "plain") for e in (4, 9, 14, 19)]
+    assert match_rows(metadata, ahead) == {str(e): {"acc": (e + 1) / 10} for e in (4, 9, 14, 19)}
+    alike = [Position(str(e), f"/r/epoch_{e}.pth", e, None, "plain") for e in (5, 10, 15, 20)]
+    assert match_rows(metadata, alike) == {str(e): {"acc": e / 10} for e in (5, 10, 15, 20)}
+
+
+def test_the_step_in_a_files_name_is_one_and_no_epoch(tmp_path, catalogue):
+    """300 epochs of ten updates, a checkpoint every hundred: step 100 is epoch 10."""
+    rows = [{"epoch": e, "step": 10 * e, "acc": e / 1000} for e in range(1, 301)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step in (100, 200, 3000):
+        torch.save(weights(step), tmp_path / f"step_{step}.pt")
+    assert not ingest(catalogue, tmp_path).side_file_failures
+    assert {c.epoch: c.metrics["acc"] for c in catalogue.checkpoints()} == {100: 0.01, 200: 0.02, 3000: 0.3}
+
+
+def test_steps_stand_for_epochs_where_a_training_takes_one_epoch(tmp_path, catalogue):
+    for run in range(2):
+        folder = tmp_path / f"run_{run}"
+        folder.mkdir()
+        for step in (200, 900, 1000):
+            said = {"epoch": 0, "step": step, "metrics": {"loss": 1 / step}, "config": {"lr": step * (run + 1)}}
+            torch.save({"model": weights(step + run), **said}, folder / f"ckpt_{step}.pt")
+    ingest(catalogue, tmp_path)
+    found = [c for c in catalogue.checkpoints() if c.run == "run_1"]
+    assert [(c.epoch, c.metrics["loss"]) for c in found] == [(s, 1 / s) for s in (200, 900, 1000)]
+    assert found[0].hyperparameters["lr"] == 2000, "of the newest checkpoint"
+
+
+def test_a_second_checkpoint_of_an_epoch_stands_after_the_first_and_epochs_stay(tmp_path, catalogue):
+    for epoch, step in ((1, 100), (2, 200), (3, 900), (3, 1000)):
+        torch.save({"model": weights(step), "epoch": epoch, "step": step}, tmp_path / f"ckpt_{step}.pt")
+    ingest(catalogue, tmp_path)
+    order = [(c.epoch, Path(c.path).stem) for c in catalogue.checkpoints()]
+    assert order == [(1, "ckpt_100"), (2, "ckpt_200"), (3, "ckpt_900"), (3, "ckpt_1000")]
+
+
 def test_a_log_that_stands_at_no_checkpoints_moment_is_named_with_the_moments_of_both(tmp_path, catalogue):
     tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
     with tensorboard.SummaryWriter(str(tmp_path / "a")) as writer:
