@@ -300,8 +300,8 @@ def small_policy() -> Any:
 _POLES = {
     "pole": (0.5, 10.0, 0.0),
     "strange_pole": (1.0, 7.0, 0.0),
-    "short_pole": (0.1, 10.0, 0.3),
-    "strange_short_pole": (0.2, 7.0, 0.3),
+    "short_pole": (0.1, 10.0, 0.6),
+    "strange_short_pole": (0.2, 7.0, 0.6),
 }
 """Half of a pole's length, the motor's force, and the noise on what is seen, in standard deviations of a state."""
 
