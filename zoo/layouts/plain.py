@@ -42,6 +42,7 @@ from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.row_kinds import rows_by_kind
 from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
+from epsopt.zoo.layouts.several_logs import Log, put_together
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
@@ -162,25 +163,35 @@ def _is_of_openmmlab(file: Path) -> bool:
 def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
     metadata = RunMetadata(failures=reader.failures)
+    logs: list[Log] = []
     for file in reader.files:
         if file.name in CONFIGS:
             metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
             metadata.hyperparameters = {**flat(held), **metadata.hyperparameters}
-        elif file.name in LOG_TEXTS:
-            _add_records(metadata, file, reader.json_lines_or_text(file))
-        elif file.name == EVALUATIONS:
-            metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
-        elif file.suffix in (".csv", ".tsv"):
-            _add_records(metadata, file, reader.table(file))
-        elif file.suffix == ".jsonl":
-            _add_records(metadata, file, reader.json_lines(file))
-        elif file.name in LOGS or _is_of_openmmlab(file):
-            _add_json(metadata, file, reader.json_or_lines(file), reader.run)
+        elif logs and _is_of_openmmlab(file) and _is_of_openmmlab(logs[-1].file):
+            _read_log(reader, file, logs[-1].metadata)  # a later session of the same log
         else:
-            take(metadata, file, reader.structure(file))
+            logs.append(Log(file, RunMetadata(failures=reader.failures)))
+            _read_log(reader, file, logs[-1].metadata)
+    put_together(metadata, logs)
     return metadata
+
+
+def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> None:
+    if file.name in LOG_TEXTS:
+        _add_records(metadata, file, reader.json_lines_or_text(file))
+    elif file.name == EVALUATIONS:
+        metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
+    elif file.suffix in (".csv", ".tsv"):
+        _add_records(metadata, file, reader.table(file))
+    elif file.suffix == ".jsonl":
+        _add_records(metadata, file, reader.json_lines(file))
+    elif file.name in LOGS or _is_of_openmmlab(file):
+        _add_json(metadata, file, reader.json_or_lines(file), reader.run)
+    else:
+        take(metadata, file, reader.structure(file))
 
 
 def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
