@@ -40,6 +40,7 @@ from epsopt.zoo.layouts.log_rows import (
 )
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
+from epsopt.zoo.layouts.ray import PROGRESS, add_reports, are_reports
 from epsopt.zoo.layouts.row_kinds import rows_by_kind
 from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
 from epsopt.zoo.layouts.several_logs import Log, put_together
@@ -185,7 +186,11 @@ def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> None
     elif file.name == EVALUATIONS:
         metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
     elif file.suffix in (".csv", ".tsv"):
-        _add_records(metadata, file, reader.table(file))
+        table = reader.table(file)
+        if file.name == PROGRESS and are_reports(table):
+            add_reports(metadata, table, file)
+        else:
+            _add_records(metadata, file, table)
     elif file.suffix == ".jsonl":
         _add_records(metadata, file, reader.json_lines(file))
     elif file.name in LOGS or _is_of_openmmlab(file):
