@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.checkpoint_folders import (
     HOLDERS,
     above,
@@ -41,8 +42,17 @@ from epsopt.zoo.layouts.log_rows import (
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.ray import PROGRESS, add_reports, are_reports
-from epsopt.zoo.layouts.row_kinds import rows_by_kind
-from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
+from epsopt.zoo.layouts.row_kinds import of_run, rows_by_kind
+from epsopt.zoo.layouts.series import (
+    CHECKPOINT,
+    OF_RUNS,
+    REPEAT,
+    SHARED,
+    is_part,
+    leave_out_shared,
+    name_of,
+    series_of,
+)
 from epsopt.zoo.layouts.several_logs import Log, put_together
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
@@ -165,6 +175,7 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
     metadata = RunMetadata(failures=reader.failures)
     logs: list[Log] = []
+    shared: list[Path] = []
     for file in reader.files:
         if file.name in CONFIGS:
             metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
@@ -174,33 +185,44 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
         elif logs and _is_of_openmmlab(file) and _is_of_openmmlab(logs[-1].file):
             _read_log(reader, file, logs[-1].metadata)  # a later session of the same log
         else:
-            logs.append(Log(file, RunMetadata(failures=reader.failures)))
-            _read_log(reader, file, logs[-1].metadata)
+            log = Log(file, RunMetadata(failures=reader.failures))
+            ours = _read_log(reader, file, log.metadata)
+            if file.parent == reader.run.parent and not ours and leave_out_shared(log.metadata):
+                shared.append(file)
+            logs.append(log)
+    if shared:
+        verb = "does" if len(shared) == 2 else "do"
+        others = f" (so {verb} {count(len(shared) - 1, 'other file')})" if shared[1:] else ""
+        reader.record_failure(shared[0], f"{SHARED}{others}")
     put_together(metadata, logs)
     return metadata
 
 
-def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> None:
+def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> bool:
+    """Add what a log says; return whether its rows were chosen since they name the run."""
+    run = name_of(reader.run)
     if file.name in LOG_TEXTS:
-        _add_records(metadata, file, reader.json_lines_or_text(file))
-    elif file.name == EVALUATIONS:
+        return _add_records(metadata, file, reader.json_lines_or_text(file), run)
+    if file.name == EVALUATIONS:
         metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
     elif file.suffix in (".csv", ".tsv"):
         table = reader.table(file)
-        if file.name == PROGRESS and are_reports(table):
-            add_reports(metadata, table, file)
-        else:
-            _add_records(metadata, file, table)
+        if not (file.name == PROGRESS and are_reports(table)):
+            return _add_records(metadata, file, table, run)
+        add_reports(metadata, table, file)
     elif file.suffix == ".jsonl":
-        _add_records(metadata, file, reader.json_lines(file))
+        return _add_records(metadata, file, reader.json_lines(file), run)
     elif file.name in LOGS or _is_of_openmmlab(file):
-        _add_json(metadata, file, reader.json_or_lines(file), reader.run)
+        return _add_json(metadata, file, reader.json_or_lines(file), reader.run)
     else:
         take(metadata, file, reader.structure(file))
+    return False
 
 
-def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
-    found, remarks = rows_by_kind([r for r in records if isinstance(r, Mapping)])
+def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any], run: str) -> bool:
+    held = [r for r in records if isinstance(r, Mapping)]
+    ours = of_run(held, run)
+    found, remarks = rows_by_kind(held if ours is None else ours)
     metadata.failures += [(str(file), remark) for remark in remarks]
     rows = rows_of(found)
     metadata.failures += [(str(file), reason) for reason in no_numbers(found)]
@@ -210,12 +232,16 @@ def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> N
         metadata.ordered.append((str(file), whole))
     else:
         metadata.rows += rows
+    return ours is not None
 
 
-def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
+def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> bool:
     """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end.
 
     In the folder of one checkpoint (``epoch_3/metrics.json``) they are those of this checkpoint.
+
+    Returns:
+        Whether its rows were chosen since they name the run.
     """
     if isinstance(tree, Mapping) and (records := by_moment(tree)):
         tree = records
@@ -223,10 +249,10 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
         rows, tree = series_in(tree)
         metadata.rows += rows
         if rows and not tree:
-            return
+            return False
     if isinstance(tree, list):
-        _add_records(metadata, file, tree)
-    elif isinstance(tree, Mapping):
+        return _add_records(metadata, file, tree, name_of(run))
+    if isinstance(tree, Mapping):
         columns = columns_of(tree)
         if columns:
             _add_columns(metadata, file, columns)
@@ -240,6 +266,7 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
                     metadata.final.update(row.metrics)
                 else:
                     metadata.rows.append(replace(row, epoch=number, step=step_of(file.parent)))
+    return False
 
 
 def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
@@ -251,7 +278,7 @@ def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[A
         others.setdefault(len(values), {})[name] = values
     for n, named in others.items():
         known = {**placed, **named} if n == length else named
-        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)])
+        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)], "")
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:

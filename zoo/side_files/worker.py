@@ -9,9 +9,10 @@ from typing import Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.formatting import count
-from epsopt.zoo.layouts import hugging_face
+from epsopt.zoo.layouts import hugging_face, plain
 from epsopt.zoo.layouts.parsed import Position, Row, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
+from epsopt.zoo.layouts.series import SHARED, leave_out_shared
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import MOST_METRICS
 from epsopt.zoo.reading.remote import location
@@ -26,6 +27,8 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     positions = [Position(*position) for position in request["positions"]]
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(metadata)
+    if request["layout"] != plain.LAYOUT.name and _of_several(reader.run, positions) and leave_out_shared(metadata):
+        metadata.failures.append((request["files"][0], SHARED))
     metrics = match_rows(metadata, positions)  # before the failures are collected: it may find some
     if metadata.rows and positions and not (metrics or metadata.failures):
         nowhere = all(p.epoch is p.step is None for p in positions)
@@ -38,6 +41,11 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "failures": metadata.failures,
         "unfinished": reader.unfinished,
     }
+
+
+def _of_several(run: PurePath, positions: Sequence[Position]) -> bool:
+    """Tell whether a run is one of several trainings that share a folder: no folder of its own holds its files."""
+    return any(p.path and PurePath(p.path).parent == run.parent for p in positions)
 
 
 def _without_place(rows: int, positions: Sequence[Position]) -> str:
