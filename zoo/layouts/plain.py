@@ -92,7 +92,7 @@ LOGS = tuple(
 )
 _IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
 TELLS = frozenset(_IN_ORDER)
-_CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
+CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
 _NO_MODEL = re.compile(
     r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
 )
@@ -144,7 +144,7 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     own = [file for folder in places for file in folders.those(folder, _IN_ORDER)]
     return [
         *own,
-        *([] if any(file.name in _CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
+        *([] if any(file.name in CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
         *_of_openmmlab(run, folders),
         *own_files(held, folders, TELLS),
     ]

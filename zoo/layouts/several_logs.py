@@ -78,7 +78,9 @@ def put_together(metadata: RunMetadata, logs: Sequence[Log]) -> None:
                 "which count: rename the metrics of one of the two files"
             )
             metadata.failures.append((str(log.file), reason))
+        start = len(metadata.rows)
         _add(metadata, log.metadata, names, earlier)
+        metadata.logs[str(log.file)] = metadata.rows[start:]
         for name in values.keys() & common:
             to = names[name]
             first.setdefault(to, log.file)

@@ -32,8 +32,9 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     metrics = match_rows(metadata, positions)  # before the failures are collected: it may find some
     if metadata.rows and positions and not (metrics or metadata.failures):
         nowhere = all(p.epoch is p.step is None for p in positions)
-        text = _without_place(len(metadata.rows), positions) if nowhere else _elsewhere(metadata.rows, positions)
-        metadata.failures.append((request["files"][0], text))
+        for log, rows in (metadata.logs or {_log_among(request["files"]): metadata.rows}).items():
+            text = _without_place(len(rows), positions) if nowhere else _elsewhere(rows, positions)
+            metadata.failures += [(log, text)] if rows else []
     return {
         "status": "parsed",
         "hyperparameters": metadata.hyperparameters,
@@ -41,6 +42,11 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "failures": metadata.failures,
         "unfinished": reader.unfinished,
     }
+
+
+def _log_among(files: Sequence[str]) -> str:
+    """Return the first of a layout's files that is no configuration by its name."""
+    return next((f for f in files if PurePath(f).name not in plain.CONFIGURATIONS), files[0])
 
 
 def _of_several(run: PurePath, positions: Sequence[Position]) -> bool:
