@@ -25,6 +25,7 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     says_more,
     step_of,
 )
+from epsopt.zoo.layouts.checkpoint_names import by_number, rows_by_name, rows_of_mapping
 from epsopt.zoo.layouts.config_texts import BYTES, parse_config_text
 from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
@@ -200,28 +201,34 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
 
 def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> bool:
     """Add what a log says; return whether its rows were chosen since they name the run."""
-    run = name_of(reader.run)
     if file.name in LOG_TEXTS:
-        return _add_records(metadata, file, reader.json_lines_or_text(file), run)
+        return _add_records(metadata, file, reader.json_lines_or_text(file), reader)
     if file.name == EVALUATIONS:
         metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
     elif file.suffix in (".csv", ".tsv"):
         table = reader.table(file)
         if not (file.name == PROGRESS and are_reports(table)):
-            return _add_records(metadata, file, table, run)
+            return _add_records(metadata, file, table, reader)
         add_reports(metadata, table, file)
+        if any(row.checkpoint for row in metadata.rows):  # a report without one is of no checkpoint
+            metadata.rows = [row for row in metadata.rows if row.checkpoint]
     elif file.suffix == ".jsonl":
-        return _add_records(metadata, file, reader.json_lines(file), run)
+        return _add_records(metadata, file, reader.json_lines(file), reader)
     elif file.name in LOGS or _is_of_openmmlab(file):
-        return _add_json(metadata, file, reader.json_or_lines(file), reader.run)
+        return _add_json(metadata, file, reader.json_or_lines(file), reader)
     else:
         take(metadata, file, reader.structure(file))
     return False
 
 
-def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any], run: str) -> bool:
+def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any], reader: SideFileReader) -> bool:
     held = [r for r in records if isinstance(r, Mapping)]
-    ours = of_run(held, run)
+    if (by_checkpoint := rows_by_name(held, reader.checkpoint_names)) is not None:
+        rows, remarks = by_checkpoint
+        metadata.rows += rows
+        metadata.failures += [(str(file), remark) for remark in [*remarks, *no_numbers(held)]]
+        return False
+    ours = of_run(held, name_of(reader.run))
     found, remarks = rows_by_kind(held if ours is None else ours)
     metadata.failures += [(str(file), remark) for remark in remarks]
     rows = rows_of(found)
@@ -235,7 +242,7 @@ def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any], run:
     return ours is not None
 
 
-def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> bool:
+def _add_json(metadata: RunMetadata, file: Path, tree: Any, reader: SideFileReader) -> bool:
     """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end.
 
     In the folder of one checkpoint (``epoch_3/metrics.json``) they are those of this checkpoint.
@@ -243,24 +250,27 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> bool:
     Returns:
         Whether its rows were chosen since they name the run.
     """
-    if isinstance(tree, Mapping) and (records := by_moment(tree)):
+    if isinstance(tree, Mapping) and (records := by_moment(tree) or by_number(tree, reader.positions)):
         tree = records
+    elif isinstance(tree, Mapping) and (named := rows_of_mapping(tree, reader.checkpoint_names)):
+        metadata.rows += named
+        return False
     elif isinstance(tree, Mapping):
         rows, tree = series_in(tree)
         metadata.rows += rows
         if rows and not tree:
             return False
     if isinstance(tree, list):
-        return _add_records(metadata, file, tree, name_of(run))
+        return _add_records(metadata, file, tree, reader)
     if isinstance(tree, Mapping):
         columns = columns_of(tree)
         if columns:
-            _add_columns(metadata, file, columns)
+            _add_columns(metadata, file, columns, reader)
             tree = without_lists(tree)
         if any(says_place(k) for k in tree):
             metadata.rows += rows_of([tree])
         else:
-            number = None if file.parent == run else number_of(file.parent)
+            number = None if file.parent == reader.run else number_of(file.parent)
             for row in rows_of([tree]):
                 if number is None:
                     metadata.final.update(row.metrics)
@@ -269,7 +279,7 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> bool:
     return False
 
 
-def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
+def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]], reader: SideFileReader) -> None:
     """Take lists of one value an epoch each; those as long as the list of epochs have it, others their order."""
     placed = {k: v for k, v in columns.items() if says_place(k)}
     length = len(next(iter(placed.values()), ()))
@@ -278,7 +288,7 @@ def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[A
         others.setdefault(len(values), {})[name] = values
     for n, named in others.items():
         known = {**placed, **named} if n == length else named
-        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)], "")
+        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)], reader)
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:

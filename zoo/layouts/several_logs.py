@@ -110,6 +110,8 @@ def _in_order(i: int, rows: Sequence[Row]) -> _Moment:
 
 
 def _moment(row: Row) -> _Moment:
+    if row.checkpoint:
+        return f"checkpoint {row.checkpoint}", 0
     if row.epoch is not None:
         return "epoch", row.epoch
     return _END if row.step is None else ("step", row.step)

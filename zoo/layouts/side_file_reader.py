@@ -14,12 +14,15 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.formatting import count
+from epsopt.zoo.layouts.checkpoint_names import names_of
+from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.reading.text import sanitize
@@ -46,6 +49,7 @@ class SideFileReader:
         run: the run's folder.
         files: that the layout named.
         limits: as for checkpoints.
+        positions: of the run's checkpoints, for logs that name them; empty where nobody asks about these.
         failures: (path, reason) of those that could not be read.
         unfinished: a last line was left out because somebody seems to be writing it.
     """
@@ -53,8 +57,14 @@ class SideFileReader:
     run: Path
     files: Sequence[Path]
     limits: Limits = field(default_factory=Limits)
+    positions: Sequence[Position] = ()
     failures: list[tuple[str, str]] = field(default_factory=list)
     unfinished: bool = False
+
+    @cached_property
+    def checkpoint_names(self) -> dict[str, str]:
+        """What the run's checkpoints may be called, and the name of the file or folder that is meant."""
+        return names_of(self.positions)
 
     def named(self, *names: str) -> list[Path]:
         """Return the files of these names, in the order of the names."""

@@ -22,9 +22,10 @@ from epsopt.zoo.side_files.run_tables import PATHS, entries_of
 
 def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
-    reader = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
-    metadata = BY_NAME[request["layout"]].parse_side_files(reader)
     positions = [Position(*position) for position in request["positions"]]
+    files = [location(f) for f in request["files"]]
+    reader = SideFileReader(location(request["path"]), files, limits, positions)
+    metadata = BY_NAME[request["layout"]].parse_side_files(reader)
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(metadata)
     if request["layout"] != plain.LAYOUT.name and _of_several(reader.run, positions) and leave_out_shared(metadata):
