@@ -87,8 +87,8 @@ def _rows(records: Sequence[_Record], column: str, meant: Mapping[str, str]) -> 
     rows: list[Row] = []
     remarks: list[str] = []
     for own, those in of.items():
-        named, said = rows_by_kind(those)
-        remarks += [remark for remark in said if remark not in remarks]
+        named, notes = rows_by_kind(those)
+        remarks += [remark for remark in notes if remark not in remarks]
         if len(named) > 1:
             remarks.append(_SEVERAL.format(column[:60], own[:60]))
             continue

@@ -72,7 +72,7 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
     for row in rows:
         for name, value in row.metrics.items():
             series.setdefault(name, []).append((row, value))
-    # A log that names checkpoints speaks of no others; where files are told apart, another one may count epochs.
+    # A log that names checkpoints speaks of no others; where files are known apart, another may count epochs.
     any_named = any(row.checkpoint for row in rows)
     by_name = any_named and not metadata.logs
     placed = rows if by_name else [row for row in rows if not row.checkpoint]
