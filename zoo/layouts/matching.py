@@ -3,7 +3,7 @@
 Each metric is matched by itself, since one log may hold several clocks: a loss at each step, a score at each epoch.
 Nothing is interpolated: a metric that was not logged at a checkpoint is not measured on it.
 
-1. Where the log names checkpoints, their names count and nothing else.
+1. Where a log names checkpoints, their names count and nothing else.
 2. By epoch; of several values the last that is not later than the checkpoint's step.
 3. What no checkpoint matches by epoch (a test after training) or says no epoch: by step. Where the log has steps alone,
    they are those of the optimiser if any checkpoint stands at one of them; if none does they count epochs, but not if
@@ -76,13 +76,19 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
     for row in rows:
         for name, value in row.metrics.items():
             series.setdefault(name, []).append((row, value))
-    clocks = _clocks(metadata, rows, series.values(), positions)
-    by_name = any(row.checkpoint for row in rows)
+    # A log that names checkpoints speaks of no others; where files are known apart, another may count epochs.
+    any_named = any(row.checkpoint for row in rows)
+    by_name = any_named and not metadata.logs
+    placed = rows if by_name else [row for row in rows if not row.checkpoint]
+    counted = {n: those for n, held in series.items() if (those := [e for e in held if by_name or not e[0].checkpoint])}
+    clocks = _clocks(metadata, placed, counted.values(), positions)
     out: dict[str, dict[str, _Value]] = {}
     unsure: list[str] = []
     for name, entries in series.items():
-        found = _by_name(entries, positions) if by_name else _of_metric(name, entries, positions, clocks)
-        if _of_best_or_last(name, entries, positions):
+        found = _by_name(entries, positions) if any_named else {}
+        if not by_name:
+            found = {**_of_metric(name, counted.get(name, []), positions, clocks), **found}
+        if name in counted and _of_best_or_last(name, counted[name], positions):
             unsure.append(name)
             continue
         for key, value in found.items():
@@ -99,7 +105,7 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
         _give_after(metadata.after, metadata, positions, out)
     _take_from_rivals(metadata, positions, out)
     _give_own(metadata, positions, out)
-    if (reason := _one_behind(rows, positions, clocks)) is not None and last is not None:
+    if (reason := _one_behind(placed, positions, clocks)) is not None and last is not None:
         metadata.failures.append((last.path, reason))
     return out
 

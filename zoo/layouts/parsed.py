@@ -114,6 +114,7 @@ class RunMetadata:
             saved at the end), or else the one that is named.
         own: metrics that a file of a checkpoint's name says, by the checkpoint's path without its suffix.
         ordered: (file, rows) for rows that say no epoch or step, oldest first.
+        logs: the rows of each file, where the layout tells them apart.
         pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
         starts: the number that the log counts its first row by.
         failures: sentences about files that could not be read, as (path, reason).
@@ -125,6 +126,7 @@ class RunMetadata:
     after: AfterTraining | None = None
     own: dict[str, dict[str, float | None]] = field(default_factory=dict)
     ordered: list[tuple[str, list[Row]]] = field(default_factory=list)
+    logs: dict[str, list[Row]] = field(default_factory=dict)
     pooled: bool = False
     starts: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.checkpoint_folders import (
     HOLDERS,
     above,
@@ -24,6 +25,7 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     says_more,
     step_of,
 )
+from epsopt.zoo.layouts.checkpoint_names import by_number, rows_by_name, rows_of_mapping
 from epsopt.zoo.layouts.config_texts import BYTES, parse_config_text
 from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
@@ -40,8 +42,19 @@ from epsopt.zoo.layouts.log_rows import (
 )
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
-from epsopt.zoo.layouts.row_kinds import rows_by_kind
-from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
+from epsopt.zoo.layouts.ray import PROGRESS, add_reports, are_reports
+from epsopt.zoo.layouts.row_kinds import of_run, rows_by_kind
+from epsopt.zoo.layouts.series import (
+    CHECKPOINT,
+    OF_RUNS,
+    REPEAT,
+    SHARED,
+    is_part,
+    leave_out_shared,
+    name_of,
+    series_of,
+)
+from epsopt.zoo.layouts.several_logs import Log, put_together
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
@@ -80,7 +93,7 @@ LOGS = tuple(
 )
 _IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
 TELLS = frozenset(_IN_ORDER)
-_CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
+CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
 _NO_MODEL = re.compile(
     r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
 )
@@ -132,7 +145,7 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     own = [file for folder in places for file in folders.those(folder, _IN_ORDER)]
     return [
         *own,
-        *([] if any(file.name in _CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
+        *([] if any(file.name in CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
         *_of_openmmlab(run, folders),
         *own_files(held, folders, TELLS),
     ]
@@ -162,29 +175,61 @@ def _is_of_openmmlab(file: Path) -> bool:
 def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
     metadata = RunMetadata(failures=reader.failures)
+    logs: list[Log] = []
+    shared: list[Path] = []
     for file in reader.files:
         if file.name in CONFIGS:
             metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
             metadata.hyperparameters = {**flat(held), **metadata.hyperparameters}
-        elif file.name in LOG_TEXTS:
-            _add_records(metadata, file, reader.json_lines_or_text(file))
-        elif file.name == EVALUATIONS:
-            metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
-        elif file.suffix in (".csv", ".tsv"):
-            _add_records(metadata, file, reader.table(file))
-        elif file.suffix == ".jsonl":
-            _add_records(metadata, file, reader.json_lines(file))
-        elif file.name in LOGS or _is_of_openmmlab(file):
-            _add_json(metadata, file, reader.json_or_lines(file), reader.run)
+        elif logs and _is_of_openmmlab(file) and _is_of_openmmlab(logs[-1].file):
+            _read_log(reader, file, logs[-1].metadata)  # a later session of the same log
         else:
-            take(metadata, file, reader.structure(file))
+            log = Log(file, RunMetadata(failures=reader.failures))
+            ours = _read_log(reader, file, log.metadata)
+            if file.parent == reader.run.parent and not ours and leave_out_shared(log.metadata):
+                shared.append(file)
+            logs.append(log)
+    if shared:
+        verb = "does" if len(shared) == 2 else "do"
+        others = f" (so {verb} {count(len(shared) - 1, 'other file')})" if shared[1:] else ""
+        reader.record_failure(shared[0], f"{SHARED}{others}")
+    put_together(metadata, logs)
     return metadata
 
 
-def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
-    found, remarks = rows_by_kind([r for r in records if isinstance(r, Mapping)])
+def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> bool:
+    """Add what a log says; return whether its rows were chosen since they name the run."""
+    if file.name in LOG_TEXTS:
+        return _add_records(metadata, file, reader.json_lines_or_text(file), reader)
+    if file.name == EVALUATIONS:
+        metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
+    elif file.suffix in (".csv", ".tsv"):
+        table = reader.table(file)
+        if not (file.name == PROGRESS and are_reports(table)):
+            return _add_records(metadata, file, table, reader)
+        add_reports(metadata, table, file)
+        if any(row.checkpoint for row in metadata.rows):  # a report without one is of no checkpoint
+            metadata.rows = [row for row in metadata.rows if row.checkpoint]
+    elif file.suffix == ".jsonl":
+        return _add_records(metadata, file, reader.json_lines(file), reader)
+    elif file.name in LOGS or _is_of_openmmlab(file):
+        return _add_json(metadata, file, reader.json_or_lines(file), reader)
+    else:
+        take(metadata, file, reader.structure(file))
+    return False
+
+
+def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any], reader: SideFileReader) -> bool:
+    held = [r for r in records if isinstance(r, Mapping)]
+    if (by_checkpoint := rows_by_name(held, reader.checkpoint_names)) is not None:
+        rows, remarks = by_checkpoint
+        metadata.rows += rows
+        metadata.failures += [(str(file), remark) for remark in [*remarks, *no_numbers(held)]]
+        return False
+    ours = of_run(held, name_of(reader.run))
+    found, remarks = rows_by_kind(held if ours is None else ours)
     metadata.failures += [(str(file), remark) for remark in remarks]
     rows = rows_of(found)
     metadata.failures += [(str(file), reason) for reason in no_numbers(found)]
@@ -194,39 +239,47 @@ def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> N
         metadata.ordered.append((str(file), whole))
     else:
         metadata.rows += rows
+    return ours is not None
 
 
-def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
+def _add_json(metadata: RunMetadata, file: Path, tree: Any, reader: SideFileReader) -> bool:
     """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end.
 
     In the folder of one checkpoint (``epoch_3/metrics.json``) they are those of this checkpoint.
+
+    Returns:
+        Whether its rows were chosen since they name the run.
     """
-    if isinstance(tree, Mapping) and (records := by_moment(tree)):
+    if isinstance(tree, Mapping) and (records := by_moment(tree) or by_number(tree, reader.positions)):
         tree = records
+    elif isinstance(tree, Mapping) and (named := rows_of_mapping(tree, reader.checkpoint_names)):
+        metadata.rows += named
+        return False
     elif isinstance(tree, Mapping):
         rows, tree = series_in(tree)
         metadata.rows += rows
         if rows and not tree:
-            return
+            return False
     if isinstance(tree, list):
-        _add_records(metadata, file, tree)
-    elif isinstance(tree, Mapping):
+        return _add_records(metadata, file, tree, reader)
+    if isinstance(tree, Mapping):
         columns = columns_of(tree)
         if columns:
-            _add_columns(metadata, file, columns)
+            _add_columns(metadata, file, columns, reader)
             tree = without_lists(tree)
         if any(says_place(k) for k in tree):
             metadata.rows += rows_of([tree])
         else:
-            number = None if file.parent == run else number_of(file.parent)
+            number = None if file.parent == reader.run else number_of(file.parent)
             for row in rows_of([tree]):
                 if number is None:
                     metadata.final.update(row.metrics)
                 else:
                     metadata.rows.append(replace(row, epoch=number, step=step_of(file.parent)))
+    return False
 
 
-def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
+def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]], reader: SideFileReader) -> None:
     """Take lists of one value an epoch each; those as long as the list of epochs have it, others their order."""
     placed = {k: v for k, v in columns.items() if says_place(k)}
     length = len(next(iter(placed.values()), ()))
@@ -235,7 +288,7 @@ def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[A
         others.setdefault(len(values), {})[name] = values
     for n, named in others.items():
         known = {**placed, **named} if n == length else named
-        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)])
+        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)], reader)
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:

@@ -27,6 +27,7 @@ _ABOUT = frozenset(
     "time_this_iter_s time_total_s time_since_restore iterations_since_restore timesteps_since_restore pid"
     " should_checkpoint done warmup_time experiment_tag episodes_total trial_id hostname node_ip date".split()
 )
+_ALWAYS = frozenset(("training_iteration", "trial_id", "time_this_iter_s"))
 _DEPTH = 4
 _LISTED = 3
 
@@ -40,11 +41,10 @@ def run_of(file: Path, folders: Folders) -> Path | None:
 
 
 def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
-    """Return the parameters, and the reports in one of the two forms in which Ray keeps them."""
+    """Return the parameters, and the reports in the two forms in which Ray keeps them: none is another layout's."""
     if not any(_CHECKPOINT.fullmatch(p.name) for folder in held for p in (folder, *folder.parents[:_DEPTH])):
         return []
-    reports = folders.those(run, (RESULT, PROGRESS))[:1]
-    return [*folders.those(run, (PARAMS,)), *reports, *folders.those(run, (MANAGER,))]
+    return folders.those(run, (PARAMS, RESULT, PROGRESS, MANAGER))
 
 
 def parse_side_files(reader: SideFileReader) -> RunMetadata:
@@ -54,15 +54,21 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
         if file.name == PARAMS:
             metadata.hyperparameters.update(flat(reader.json(file)))
         elif file.name == RESULT:
-            _report(metadata, map(flat, reader.json_lines(file)), file)
-        elif file.name == PROGRESS:
-            _report(metadata, reader.table(file), file)
-        elif not metadata.rows:
+            add_reports(metadata, map(flat, reader.json_lines(file)), file)
+        elif not metadata.rows and file.name == PROGRESS:  # else the same reports once more
+            add_reports(metadata, reader.table(file), file)
+        elif not metadata.rows and file.name == MANAGER:
             metadata.rows += _managed(reader.json(file))
     return metadata
 
 
-def _report(metadata: RunMetadata, records: Iterable[Mapping[str, Any]], file: Path) -> None:
+def are_reports(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether the rows of a table are reports of Ray, by the columns that it gives to all of them."""
+    return bool(records) and records[0].keys() >= _ALWAYS
+
+
+def add_reports(metadata: RunMetadata, records: Iterable[Mapping[str, Any]], file: Path) -> None:
+    """Add the metrics of reports, and the hyperparameters that stand in them; `file` holds them."""
     kept = []
     first: dict[str, Any] = {}
     changed: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 Where rows of one epoch hold values of one name, the last of them would count, whatever it is of. So a value is named by
 the words that tell its row from the others (``val/acc``). Of the processes of one training the first one counts. A log
-of several trainings, which their numbers tell apart, is named and not read.
+of several trainings, which a column tells apart, is named and not read, unless a value of the column names the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from epsopt.zoo.reading.plain_values import number_or_text
 
 _Record = Mapping[str, Any]
 _PROCESSES = frozenset("rank local_rank global_rank process process_index process_id worker gpu device".split())
-_TRAININGS = frozenset("fold seed trial run repeat rep cv_fold split_id experiment run_id trial_id".split())
+_TRAININGS = frozenset(
+    "fold seed trial run repeat rep cv_fold split_id experiment run_id trial_id stage phase training run_name".split()
+)
+_MODELS = frozenset("model arch architecture net network".split())
+_SETS = frozenset(
+    "train training fit val valid validation validate sanity_check eval evaluation test testing dev".split()
+)
 _NOWHERE = (None, None)
 _VALUES = frozenset("value values val number score result".split())
 _WORD = re.compile(r"[^\W\d_][\w ./@:+-]{0,63}")
@@ -37,7 +43,7 @@ def rows_by_kind(records: Sequence[_Record]) -> tuple[list[_Record], list[str]]:
         records: column to value, in the order of a log.
     """
     out, remarks = list(records), []
-    if (column := _numbered(out, _TRAININGS)) is not None:
+    if (column := _numbered(out, _TRAININGS) or _one_after_the_other(out)) is not None:
         return [], [_SEVERAL.format(column)]
     if (column := _numbered(out, _PROCESSES)) is not None:
         first = min(n for record in out if (n := whole(record.get(column))) is not None)
@@ -70,6 +76,41 @@ def _numbered(records: Sequence[_Record], names: frozenset[str]) -> str | None:
             numbers = {whole(record.get(column)) for record in those}
             if place_of(those[0]) != (None, None) and None not in numbers and len(numbers) > 1:
                 return column
+    return None
+
+
+def _one_after_the_other(records: Sequence[_Record]) -> str | None:
+    """Return the column whose words name trainings that follow each other, each with epochs or steps of its own."""
+    for column in sorted({c for record in records for c in record if c.lower() in _TRAININGS}):
+        words = [w.strip().lower() for r in records if isinstance(w := r.get(column), str) and _is_word(w)]
+        if len(words) < len(records) or _SETS.intersection(words) or not 1 < len(set(words)) < len(words):
+            continue
+        places: dict[str, set[tuple[int | None, int | None]]] = {}
+        for word, record in zip(words, records, strict=True):
+            places.setdefault(word, set()).add(place_of(record))
+        held = sorted(places.values(), key=len)
+        again = any(2 * len(one & other - {_NOWHERE}) >= len(one) for one, other in pairwise(held))
+        if again and not _alternates(words):
+            return column
+    return None
+
+
+def of_run(records: Sequence[_Record], run: str) -> list[_Record] | None:
+    """Return the records of a run that a column names, without this column; None where no column names the run.
+
+    Numbers name none: those of ``fold_1`` and of a column ``fold`` may begin at 0 and at 1.
+
+    Args:
+        records: column to value, in the order of a log.
+        run: the name of the run: ``cnn`` of a column ``model``, ``finetune`` of a column ``stage``.
+    """
+    name = run.lower()
+    if name in _SETS:
+        return None
+    for column in sorted({c for record in records for c in record if c.lower() in _TRAININGS | _MODELS}):
+        found = [r for r in records if isinstance(value := r.get(column), str) and value.strip().lower() == name]
+        if found and _is_word(run):
+            return [{key: value for key, value in record.items() if key != column} for record in found]
     return None
 
 

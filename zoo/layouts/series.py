@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.parsed import RunMetadata
 
 CHECKPOINT = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
 REPEAT = re.compile(r"(?:seed|fold|cv|rep|repeat|replica|split)[-_=]?\d{1,9}", re.IGNORECASE)
@@ -36,6 +37,12 @@ OF_RUNS = re.compile(
     re.IGNORECASE,
 )
 """A word for a run with its number, in the name of a file."""
+SHARED = (
+    "lies in a folder that holds the checkpoints of several trainings, and those that no column of it names have none "
+    "of its values: move each training into a folder of its own, or give their metrics in a CSV with columns "
+    'checkpoint and metric.NAME ([runs] table = "runs.csv")'
+)
+_FILES = " (files)"  # of a training that is called as a folder beside its files
 _LEAST = 2  # numbers that two names have in common
 
 
@@ -47,7 +54,23 @@ def series_of(file: Path, folders: Folders) -> str | None:
     if not isinstance(found, dict):
         found = folders.known[key] = _series(names)
     name = found.get(file.name)
-    return None if name is None else f"{name} (files)" if name in names else str(name)
+    return None if name is None else f"{name}{_FILES}" if name in names else str(name)
+
+
+def name_of(run: Path) -> str:
+    """Return the name of a training, as its files have it."""
+    return run.name.removesuffix(_FILES)
+
+
+def leave_out_shared(metadata: RunMetadata) -> bool:
+    """Leave out what a log says that lies among the checkpoints of several trainings; return whether it says anything.
+
+    Values that the log gives to checkpoints by their names stay.
+    """
+    named = [row for row in metadata.rows if row.checkpoint]
+    shared = len(named) < len(metadata.rows) or bool(metadata.final or metadata.ordered or metadata.after)
+    metadata.rows, metadata.final, metadata.ordered, metadata.after = named, {}, [], None
+    return shared
 
 
 def _series(names: Iterable[str]) -> dict[str, str]:

@@ -14,10 +14,15 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.formatting import count
+from epsopt.zoo.layouts.checkpoint_names import names_of
+from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.reading.text import sanitize
@@ -44,6 +49,7 @@ class SideFileReader:
         run: the run's folder.
         files: that the layout named.
         limits: as for checkpoints.
+        positions: of the run's checkpoints, for logs that name them; empty where nobody asks about these.
         failures: (path, reason) of those that could not be read.
         unfinished: a last line was left out because somebody seems to be writing it.
     """
@@ -51,8 +57,14 @@ class SideFileReader:
     run: Path
     files: Sequence[Path]
     limits: Limits = field(default_factory=Limits)
+    positions: Sequence[Position] = ()
     failures: list[tuple[str, str]] = field(default_factory=list)
     unfinished: bool = False
+
+    @cached_property
+    def checkpoint_names(self) -> dict[str, str]:
+        """What the run's checkpoints may be called, and the name of the file or folder that is meant."""
+        return names_of(self.positions)
 
     def named(self, *names: str) -> list[Path]:
         """Return the files of these names, in the order of the names."""
@@ -310,8 +322,11 @@ def parse_table(text: str) -> tuple[list[dict[str, str]], str]:
     Where commas do not part the cells, ``0,51`` is a number, as spreadsheets write it in half of the world: the cell
     becomes ``0.51``.
 
+    A row of names that are columns already is the header of the rows below it, as a resumed training writes it.
+
     A last row without its end and with fewer cells than the others was cut off, and a single row with more of them is
-    one that was cut off and gone on with: neither is returned, and the second value says so.
+    one that was cut off and gone on with. Where the length of rows changes for good, nothing says which columns they
+    have. None of these is returned, and the second value says so.
 
     Raises:
         SideError: not CSV, a column twice, or more cells than any table of metrics has.
@@ -321,14 +336,16 @@ def parse_table(text: str) -> tuple[list[dict[str, str]], str]:
     delimiter = max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     try:
-        header = [sanitize(name.strip()) for name in next(reader, [])]
-        named = [name for name in header if name]
-        if len(set(named)) != len(named):
-            twice = next(name for name in named if named.count(name) > 1)
-            raise SideError(f"the column {twice[:60]!r} stands twice in its header")
-        cells, broken = _whole_rows(list(_cells(reader)), len(header), ended=text.endswith("\n"))
-        rows = [{name: cell for name, cell in zip(header, row, strict=False) if name and cell.strip()} for row in cells]
-        return (rows if delimiter == "," else list(map(_with_points, rows))), broken
+        header = _header(next(reader, []))
+        rows: list[dict[str, str]] = []
+        broken: list[str] = []
+        parts = _parts(list(_cells(reader)), header)
+        for i, (names, before, part) in enumerate(parts):
+            last = i == len(parts) - 1
+            cells, sentence = _whole_rows(part, len(names), before, ended=not last or text.endswith("\n"))
+            broken += [sentence] if sentence else []
+            rows += [{name: c for name, c in zip(names, row, strict=False) if name and c.strip()} for row in cells]
+        return (rows if delimiter == "," else list(map(_with_points, rows))), "; ".join(broken[:3])
     except csv.Error as error:
         raise SideError(f"not valid CSV: {error}") from error
 
@@ -364,13 +381,70 @@ def _cells(reader: Iterable[list[str]]) -> Iterator[list[str]]:
         yield row
 
 
-def _whole_rows(rows: list[list[str]], columns: int, *, ended: bool) -> tuple[list[list[str]], str]:
-    """Leave out rows that a killed program left half written; say which, where there are any."""
-    longer = [i for i, row in enumerate(rows) if len(row) > columns]
-    glued = longer[0] if len(longer) == 1 and len(rows) > 2 and any(rows[longer[0]][columns:]) else None
-    cut = len(rows) - 1 if not ended and len(rows) > 1 and len(rows[-1]) < columns == len(rows[0]) else None
-    left_out = [i for i in (glued, cut) if i is not None]
+def _header(cells: Sequence[str]) -> list[str]:
+    """Return the names of columns.
+
+    Raises:
+        SideError: one stands twice.
+    """
+    header = [sanitize(name.strip()) for name in cells]
+    named = [name for name in header if name]
+    if len(set(named)) != len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise SideError(f"the column {twice[:60]!r} stands twice in its header")
+    return header
+
+
+def _parts(rows: list[list[str]], header: list[str]) -> list[tuple[list[str], int, list[list[str]]]]:
+    """Part rows at those that are headers: the names of columns, the number of rows before, and the rows below."""
+    starts = [i for i, row in enumerate(rows) if _is_header(row, header)]
+    parts = [(header, 0, rows[: starts[0]] if starts else rows)]
+    for start, end in pairwise([*starts, len(rows)]):
+        first, *others = rows[start]
+        parts.append((_header([first.lstrip().removeprefix("#"), *others]), start + 1, rows[start + 1 : end]))
+    return parts
+
+
+def _is_header(row: Sequence[str], header: Sequence[str]) -> bool:
+    """Tell whether a row holds names alone, of which several are columns already."""
+    if not row or _NUMBER.fullmatch(row[0] or "-"):
+        return False
+    names = [name for cell in (row[0].lstrip().removeprefix("#"), *row[1:]) if (name := cell.strip())]
+    known = set(header).intersection(names)
+    return bool(known) and len(known) >= min(2, len(names)) and not any(_NUMBER.fullmatch(name) for name in names)
+
+
+def _whole_rows(rows: list[list[str]], columns: int, before: int, *, ended: bool) -> tuple[list[list[str]], str]:
+    """Leave out rows that a killed program left half written, or whose columns nothing names; say which they are.
+
+    Args:
+        rows: below one header.
+        columns: of that header.
+        before: rows of the table above these.
+        ended: whether the last row has its end.
+    """
+    longer = [i for i, row in enumerate(rows) if any(row[columns:])]
+    if len(longer) == len(rows) and len({len(row) for row in rows}) == 1:
+        longer = []  # the last columns have no name
+    shorter = [i for i, row in enumerate(rows) if 0 < len(row) < columns]
+    if shorter and not ended and shorter[-1] == len(rows) - 1 and len(rows) > 1 and len(rows[0]) == columns:
+        cut = shorter[-1:]
+    else:
+        # Rows that end early lack what was not measured; where they do from one row on, a column is gone.
+        gone = len(shorter) > 1 and shorter[0] > 0 and shorter == list(range(shorter[0], len(rows)))
+        cut = shorter if gone and len({len(rows[i]) for i in shorter}) == 1 else []
+    left_out = sorted({*longer, *cut})
     if not left_out:
         return rows, ""
-    sentence = f"row {left_out[0] + 1:,} has {len(rows[left_out[0]])} cells below {columns} columns, as one cut off has"
-    return [row for i, row in enumerate(rows) if i not in left_out], sentence
+    first, *others = left_out
+    has = f"has {len(rows[first])} cells below {columns} columns"
+    if others:
+        verb = "has" if len(others) == 1 else "have"
+        sentence = (
+            f"row {before + first + 1:,} {has} (so {verb} {count(len(others), 'other')}), and nothing "
+            "names the columns of such rows: write a header above them"
+        )
+    else:
+        sentence = f"row {before + first + 1:,} {has}, as one cut off has"
+    gone_rows = set(left_out)
+    return [row for i, row in enumerate(rows) if i not in gone_rows], sentence

@@ -9,9 +9,10 @@ from typing import Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.formatting import count
-from epsopt.zoo.layouts import hugging_face
+from epsopt.zoo.layouts import hugging_face, plain
 from epsopt.zoo.layouts.parsed import Position, Row, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
+from epsopt.zoo.layouts.series import SHARED, leave_out_shared
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import MOST_METRICS
 from epsopt.zoo.reading.remote import location
@@ -21,16 +22,20 @@ from epsopt.zoo.side_files.run_tables import PATHS, entries_of
 
 def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
-    reader = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
-    metadata = BY_NAME[request["layout"]].parse_side_files(reader)
     positions = [Position(*position) for position in request["positions"]]
+    files = [location(f) for f in request["files"]]
+    reader = SideFileReader(location(request["path"]), files, limits, positions)
+    metadata = BY_NAME[request["layout"]].parse_side_files(reader)
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(metadata)
+    if request["layout"] != plain.LAYOUT.name and _of_several(reader.run, positions) and leave_out_shared(metadata):
+        metadata.failures.append((request["files"][0], SHARED))
     metrics = match_rows(metadata, positions)  # before the failures are collected: it may find some
     if metadata.rows and positions and not (metrics or metadata.failures):
         nowhere = all(p.epoch is p.step is None for p in positions)
-        text = _without_place(len(metadata.rows), positions) if nowhere else _elsewhere(metadata.rows, positions)
-        metadata.failures.append((request["files"][0], text))
+        for log, rows in (metadata.logs or {_log_among(request["files"]): metadata.rows}).items():
+            text = _without_place(len(rows), positions) if nowhere else _elsewhere(rows, positions)
+            metadata.failures += [(log, text)] if rows else []
     return {
         "status": "parsed",
         "hyperparameters": metadata.hyperparameters,
@@ -38,6 +43,16 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "failures": metadata.failures,
         "unfinished": reader.unfinished,
     }
+
+
+def _log_among(files: Sequence[str]) -> str:
+    """Return the first of a layout's files that is no configuration by its name."""
+    return next((f for f in files if PurePath(f).name not in plain.CONFIGURATIONS), files[0])
+
+
+def _of_several(run: PurePath, positions: Sequence[Position]) -> bool:
+    """Tell whether a run is one of several trainings that share a folder: no folder of its own holds its files."""
+    return any(p.path and PurePath(p.path).parent == run.parent for p in positions)
 
 
 def _without_place(rows: int, positions: Sequence[Position]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from epsopt.zoo.ingestion.ingest import ingest
+from epsopt.zoo.layouts.side_file_reader import parse_table
 
 JSON = '{"epoch": 1, "acc": 0.1}\n{"epoch": 2, "acc": 0.2}\n'
 CSV = "epoch,acc,loss\n1,0.1,3\n2,0.2,2\n"
@@ -61,3 +62,43 @@ def test_a_log_without_any_whole_line_is_named_as_such(catalogue, tmp_path):
     values, failures = read(catalogue, tmp_path / "a", "metrics.jsonl", "nonsense\nmore of it\n")
     assert values == {1: None, 2: None, 3: None}
     assert [reason.startswith("line 1 is not valid JSON") for reason in failures] == [True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,acc\n1,0.1\nepoch,loss,acc\n2,9,0.2\n3,9,0.3\n",
+        "epoch,acc\n1,0.1\n2,0.9\nacc,epoch\n0.2,2\n0.3,3\n",
+        "# epoch,acc\n1,0.1\n# epoch,loss,acc\n2,9,0.2\n3,9,0.3\n",
+        "epoch,acc\n1,0.1\nepoch,acc\n2,0.2\n3,0.3\n",
+        "epoch;loss;acc\n1;9;0,1\nepoch;acc\n2;0,2\n3;0,3\n",
+    ],
+)
+def test_a_second_header_names_the_columns_of_the_rows_below_it(catalogue, tmp_path, text):
+    assert read(catalogue, tmp_path / "a", "metrics.csv", text) == ({1: 0.1, 2: 0.2, 3: 0.3}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "values"),
+    [
+        ("epoch,acc\n1,0.1\n2,8,0.2\n3,9,0.3\n", 2, {1: 0.1, 2: None, 3: None}),
+        ("epoch,lr,acc\n1,8,0.1\n2,0.2\n3,0.3\n", 2, {1: 0.1, 2: None, 3: None}),
+        ("epoch,acc\n1,0.1\nepoch,acc\n2,0.2\n3,9,0.3\n3,9,0.4\n", 4, {1: 0.1, 2: 0.2, 3: None}),
+    ],
+)
+def test_rows_whose_length_changed_without_a_header_are_named_and_not_read(catalogue, tmp_path, text, row, values):
+    found, (reason,) = read(catalogue, tmp_path / "a", "metrics.csv", text)
+    assert found == values
+    assert reason.startswith(f"row {row} has ")
+    assert reason.endswith("write a header above them; the other rows are read")
+
+
+def test_rows_that_end_early_now_and_then_lack_what_was_not_measured(catalogue, tmp_path):
+    text = "epoch,acc,loss\n1,0.1\n2,0.2,5\n3,0.3\n"
+    assert read(catalogue, tmp_path / "a", "metrics.csv", text) == ({1: 0.1, 2: 0.2, 3: 0.3}, [])
+
+
+def test_a_row_of_words_is_no_header():
+    rows, broken = parse_table("epoch,phase,name\n1,train,phase\n2,train,val\n,phase,acc\n")
+    assert [row.get("name") for row in rows] == ["phase", "val", "acc"]
+    assert broken == ""

@@ -208,6 +208,45 @@ def test_reports_of_ray_in_json_name_their_checkpoints_too(tmp_path, catalogue):
     assert (checkpoint.metrics, checkpoint.hyperparameters) == ({"acc": 0.5}, {"lr": 0.5})
 
 
+def ray_reports(trial: Path) -> list[dict[str, object]]:
+    """Write a trial's reports in both forms; every second one comes with a checkpoint."""
+    about = {"trial_id": "0ab", "time_this_iter_s": 1.5, "pid": 7, "done": False, "should_checkpoint": True}
+    names = {i: f"checkpoint_{i // 2 - 1:06d}" for i in (2, 4, 6)}
+    reports = [
+        {"acc": i / 8, "training_iteration": i, "checkpoint_dir_name": names.get(i), **about} for i in range(1, 7)
+    ]
+    reports[0]["f1"] = reports[1]["top5"] = 0.5  # measured now and then
+    columns = [*reports[0], "top5"]
+    rows = [",".join("" if r.get(c) is None else str(r[c]) for c in columns) + ",0.5" for r in reports]
+    trial.mkdir(parents=True, exist_ok=True)
+    (trial / "progress.csv").write_text("\n".join([",".join([*columns, "config/lr"]), *rows]) + "\n")
+    return reports
+
+
+@pytest.mark.parametrize("json_is_broken", [False, True])
+def test_the_two_forms_of_the_reports_of_ray_are_read_once(tmp_path, catalogue, json_is_broken):
+    trial = tmp_path / "trial"
+    reports = ray_reports(trial)
+    lines = "".join(json.dumps({**r, "config": {"lr": 0.5}}) + "\n" for r in reports)
+    (trial / "result.json").write_text("broken\n" if json_is_broken else lines)
+    for i in range(3):
+        (trial / f"checkpoint_{i:06d}").mkdir()
+        torch.save({"model": weights(i)}, trial / f"checkpoint_{i:06d}" / "model.pt")
+    assert len(ingest(catalogue, tmp_path).side_file_failures) == json_is_broken
+    assert [(c.metrics, c.hyperparameters) for c in catalogue.checkpoints()] == [
+        ({"acc": i / 4, **({"top5": 0.5} if i == 1 else {})}, {"lr": 0.5}) for i in (1, 2, 3)
+    ]
+
+
+def test_reports_of_ray_beside_checkpoints_of_other_names_hold_metrics_alone(tmp_path, catalogue):
+    ray_reports(tmp_path)
+    for i in (1, 2):
+        torch.save({"model": weights(i), "epoch": i}, tmp_path / f"model_{i}.pt")
+    ingest(catalogue, tmp_path)
+    assert {name for c in catalogue.checkpoints() for name in c.metrics} <= {"acc", "f1", "top5"}
+    assert [c.hyperparameters for c in catalogue.checkpoints()] == [{"lr": 0.5}] * 2
+
+
 def test_logs_of_detectron2_are_matched_by_iteration(tmp_path, catalogue):
     """JSON lines in a file .json, metrics at evaluations only; the last model is written under a name of its own."""
     run = tmp_path / "output"

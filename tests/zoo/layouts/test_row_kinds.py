@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.row_kinds import rows_by_kind
 
 
@@ -20,8 +21,6 @@ def run(folder, log, text, epochs=(1, 2)):
 
 
 def ingested(catalogue, folder):
-    from epsopt.zoo.ingestion.ingest import ingest
-
     report = ingest(catalogue, [folder])
     return {c.epoch: dict(c.metrics) for c in catalogue.checkpoints()}, report.side_file_failures
 
@@ -117,3 +116,74 @@ def test_a_log_that_goes_on_after_a_resumption_has_its_newest_value(catalogue, t
 def test_words_that_change_from_row_to_row_without_an_epoch_name_nothing():
     rows = [{"acc": 0.1 * i, "phase": "warmup" if i < 3 else "main"} for i in range(6)]
     assert rows_by_kind(rows) == (rows, [])
+
+
+@pytest.mark.parametrize("words", [("pretrain", "finetune"), ("1", "2")])
+@pytest.mark.parametrize("column", ["stage", "Phase"])
+def test_a_log_of_stages_that_count_again_is_named_and_not_read(catalogue, tmp_path, words, column):
+    rows = [f"{word},{e},{0.5 + i / 4 + e / 16}" for i, word in enumerate(words) for e in (1, 2)]
+    run(tmp_path / "a", "metrics.csv", "\n".join([f"{column},epoch,acc", *rows]) + "\n")
+    metrics, failures = ingested(catalogue, tmp_path / "a")
+    assert metrics == {1: {}, 2: {}}
+    assert ["of several trainings" in f.reason for f in failures] == [True]
+
+
+def test_stages_that_count_on_are_one_training(catalogue, tmp_path):
+    run(tmp_path / "a", "metrics.csv", "stage,epoch,acc\nwarmup,1,0.1\nmain,2,0.2\nmain,3,0.3\n", epochs=(1, 2, 3))
+    metrics, failures = ingested(catalogue, tmp_path / "a")
+    assert [metrics[e]["acc"] for e in (1, 2, 3)] == [0.1, 0.2, 0.3]
+    assert failures == []
+
+
+def of_two_trainings(catalogue, folder, **logs):
+    """Two trainings in one folder, and what each checkpoint has of its logs."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text("lr: 0.5\n")
+    for name, seed in (("alpha", 0), ("beta", 5)):
+        for epoch in (1, 2):
+            weights = torch.randn(3, 2, generator=torch.Generator().manual_seed(seed + epoch))
+            torch.save({"model": {"w.weight": weights}, "epoch": epoch}, folder / f"{name}_{epoch}.pt")
+    for name, text in logs.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    failures = ingest(catalogue, [folder]).side_file_failures
+    assert [c.hyperparameters for c in catalogue.checkpoints()] == [{"lr": 0.5}] * 4
+    return {(c.run.rpartition("/")[2], c.epoch): dict(c.metrics) for c in catalogue.checkpoints()}, failures
+
+
+@pytest.mark.parametrize("column", ["stage", "model"])
+def test_rows_that_name_one_of_several_trainings_in_a_folder_are_of_it(catalogue, tmp_path, column):
+    rows = [f"{name},{e},{i + e / 4}" for i, name in enumerate(("alpha", "beta")) for e in (1, 2)]
+    log = "\n".join([f"{column},epoch,acc", *rows]) + "\n"
+    metrics, failures = of_two_trainings(catalogue, tmp_path / "a", metrics__csv=log)
+    assert metrics == {(n, e): {"acc": i + e / 4} for i, n in enumerate(("alpha", "beta")) for e in (1, 2)}
+    assert failures == []
+
+
+def test_a_log_in_a_folder_of_several_trainings_is_of_none_and_named_once(catalogue, tmp_path):
+    end = {"results__json": '{"f1": 0.5}'}
+    metrics, failures = of_two_trainings(catalogue, tmp_path / "a", metrics__csv="epoch,acc\n1,0.1\n2,0.2\n", **end)
+    assert set(map(len, metrics.values())) == {0}
+    assert ["holds the checkpoints of several trainings" in f.reason for f in failures] == [True]
+    assert failures[0].path.endswith("metrics.csv")
+    assert failures[0].reason.endswith("(so does 1 other file)")
+
+
+def test_a_log_of_one_of_several_trainings_is_not_the_others(catalogue, tmp_path):
+    log = "model,epoch,acc\nbeta,1,0.1\nbeta,2,0.2\n"
+    metrics, failures = of_two_trainings(catalogue, tmp_path / "a", metrics__csv=log)
+    assert metrics == {("alpha", 1): {}, ("alpha", 2): {}, ("beta", 1): {"acc": 0.1}, ("beta", 2): {"acc": 0.2}}
+    assert len(failures) == 1
+
+
+def test_event_files_in_a_folder_of_several_trainings_are_of_none(catalogue, tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path / "events") as writer:
+        for epoch in (1, 2):
+            writer.add_scalar("acc", epoch / 4, epoch)
+    (events,) = (tmp_path / "events").iterdir()
+    of_two_trainings(catalogue, tmp_path / "a")
+    events.rename(tmp_path / "a" / events.name)
+    failures = ingest(catalogue, [tmp_path / "a"]).side_file_failures
+    assert [c.metrics for c in catalogue.checkpoints()] == [{}] * 4
+    assert ["holds the checkpoints of several trainings" in f.reason for f in failures] == [True]

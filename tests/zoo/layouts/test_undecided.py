@@ -127,12 +127,22 @@ def test_one_log_is_not_given_to_one_of_two_runs(tmp_path, catalogue):
     assert "holds 1 log of lightning, and nothing says which are those of 2 runs" in said.reason
 
 
+def test_the_log_of_lightning_is_named_and_not_its_hyperparameters(tmp_path, catalogue):
+    place = tmp_path / "lightning_logs" / "small" / "version_0"
+    logged(place, start=0.5)
+    (place / "checkpoints").mkdir()
+    torch.save({"model": weights(1)}, place / "checkpoints" / "best.ckpt")
+    (said,) = ingest(catalogue, tmp_path, jobs=1).side_file_failures
+    assert said.path == str(place / "metrics.csv")
+
+
 def test_a_log_is_named_where_no_checkpoint_says_when_it_was_saved(tmp_path, catalogue):
     """As Ultralytics leaves them: the best and the last of a run, without their epochs."""
     for i, name in enumerate(("best.pt", "last.pt")):
         (tmp_path / "train" / "weights").mkdir(parents=True, exist_ok=True)
         torch.save({"model": weights(i), "epoch": -1}, tmp_path / "train" / "weights" / name)
     (tmp_path / "train" / "results.csv").write_text("epoch,mAP50\n1,0.25\n2,0.5\n3,0.375\n")
+    (tmp_path / "train" / "args.yaml").write_text("lr0: 0.01\n")
     (said,) = ingest(catalogue, tmp_path, jobs=1).side_file_failures
     assert said.path == str(tmp_path / "train" / "results.csv")
     assert "tells 3 rows of metrics, and none belongs to best.pt and others, which say neither epoch" in said.reason
