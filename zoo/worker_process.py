@@ -34,7 +34,7 @@ from epsopt.zoo.fingerprints.lineage import ADAPTED, KnownLineage, LineageBook
 from epsopt.zoo.fingerprints.sketch import SKETCH, gain_directions, sketch_of
 from epsopt.zoo.layouts.adapters import reference_of
 from epsopt.zoo.layouts.effective_weights import EffectiveWeights, effective_weights
-from epsopt.zoo.layouts.hugging_face import config_beside
+from epsopt.zoo.layouts.hugging_face import folder_config
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.reading.hooks import embed, listen, load_hook
@@ -174,8 +174,8 @@ class Child:
             elif base is not None:
                 blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
             if function is not None:
-                said = functools.partial(_config, path, reading)
-                blobs.append(pack(embed(function, str(hook), checkpoint, reading.weights, said)))
+                config = functools.partial(_config, path, reading)
+                blobs.append(pack(embed(function, str(hook), checkpoint, reading.weights, config)))
             header = {
                 "status": "read",
                 "sha256": checkpoint.source.sha256(),
@@ -300,8 +300,8 @@ def _listed(identity: Identity) -> list[int]:
 
 def _config(path: Path, reading: ParsedCheckpoint) -> dict[str, Any]:
     """Return what an embed hook may ask for as ``config``."""
-    beside = config_beside(path)
-    return dict(reading.hyperparameters) if beside is None else beside
+    found = folder_config(path)
+    return dict(reading.hyperparameters) if found is None else found
 
 
 def _failed(reason: str) -> Answer:

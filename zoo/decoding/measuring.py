@@ -21,7 +21,7 @@ from epsopt.zoo.decoding.tensor_file import TensorType
 from epsopt.zoo.errors import EpsoptError, HookError, UsageError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
-from epsopt.zoo.layouts.hugging_face import config_beside
+from epsopt.zoo.layouts.hugging_face import folder_config
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
@@ -183,9 +183,9 @@ def _config(decoded: Decoded) -> dict[str, Any]:
     for kept in (layout.get("adapter"), layout.get("config")):
         if kept is not None:
             return dict(kept)
-    beside = config_beside(location(str(layout["like"])))
-    if beside is not None:
-        return beside
+    found = folder_config(location(str(layout["like"])))
+    if found is not None:
+        return found
     return {k: v for held in layout["about"].values() if isinstance(held, Mapping) for k, v in held.items()}
 
 

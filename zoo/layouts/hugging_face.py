@@ -119,7 +119,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     return replace(reading, epoch=number if reading.step is None else reading.step)  # the number of a shard is none
 
 
-def config_beside(path: Path) -> dict[str, Any] | None:
+def folder_config(path: Path) -> dict[str, Any] | None:
     """Return what ``adapter_config.json`` or ``config.json`` in the folder of a model says; None: there is none."""
     for name in () if is_url(str(path)) else (ADAPTER, CONFIG):
         file = path.with_name(name)
