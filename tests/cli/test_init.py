@@ -131,3 +131,23 @@ def test_logs_that_were_not_taken_are_what_a_map_lacks(tmp_path):
     said = words(call(tmp_path, "ingest").out)
     assert f"what keeps {tmp_path}/runs/run_0/metrics.csv from being used" in said
     assert "Not taken:" in call(tmp_path, "doctor").out
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["loss"], '[objectives."loss"] direction = "minimize"'),
+        (["lr", "val_acc"], '[objectives."val_acc"] direction = "maximize"'),
+        (["odd"], '[objectives."odd"] direction = "maximize"'),
+    ],
+)
+def test_the_doctor_s_line_names_an_objective_in_the_direction_that_its_name_tells(tmp_path, names, line):
+    for i in range(3):
+        (tmp_path / "runs" / f"run_{i}").mkdir(parents=True)
+        state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(i))}
+        measured = dict.fromkeys(names, 0.5 + i / 10)
+        torch.save({"model": state, "epoch": 1, "metrics": measured}, tmp_path / "runs" / f"run_{i}" / "epoch_1.pt")
+    (tmp_path / "epsopt.toml").write_text('[project]\nruns = "runs"\n')
+    assert call(tmp_path, "ingest").status == 0
+    readiness = call(tmp_path, "doctor", "--json").document["readiness"]
+    assert line in [remedy for needs in readiness for remedy in needs["remedies"]]
