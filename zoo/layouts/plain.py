@@ -44,7 +44,7 @@ from epsopt.zoo.layouts.row_kinds import rows_by_kind
 from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
-from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
+from epsopt.zoo.layouts.training_state import METRICS, latest, scores, stated, stated_hyperparameters, states_of
 from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
 from epsopt.zoo.reading.policy_archive import POLICY, Arguments, arguments, unpacked
 
@@ -256,7 +256,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     states = states_of(about)
     path = checkpoint.source.path
     archived = arguments(checkpoint.source.file) if path.suffix.lower() == ".zip" else Arguments()
-    hyperparameters = flatten(_first(about, HYPERPARAMETERS) or archived.hyperparameters, scalar)
+    hyperparameters = flatten(stated_hyperparameters(about) or archived.hyperparameters, scalar)
     hyperparameters.pop("", None)
     declared = _base(hyperparameters, path)
     metrics = {

@@ -75,3 +75,36 @@ def test_a_checkpoint_with_more_metrics_than_a_run_may_have_says_so_once_a_run(t
     heard = []
     read_fingerprints([tmp_path / "epoch_1.pt"], on_failure=heard.append)
     assert [f.reason for f in heard] == [said.reason.partition(" (so")[0]]
+
+
+@pytest.mark.parametrize("key", ["opt", "opts", "hps", "hyper_params", "train_config", "model_args", "options"])
+def test_hyperparameters_are_read_under_the_other_keys_that_programs_use(tmp_path, catalogue, key):
+    torch.save({"model": weights(1), key: argparse.Namespace(lr=0.5, layers=6), "epoch": 1}, tmp_path / "a.pt")
+    assert ingest(catalogue, tmp_path).failed == []
+    (found,) = catalogue.checkpoints()
+    assert dict(found.hyperparameters) == {"lr": 0.5, "layers": 6}
+
+
+def test_several_such_keys_together_say_all_and_a_name_that_they_say_differently_is_said_twice(tmp_path, catalogue):
+    said = {"train_config": {"lr": 0.5, "name": "a", "bias": True}, "model_config": {"name": "b", "bias": True}}
+    torch.save({"model": weights(1), **said, "args": None}, tmp_path / "a.pt")
+    ingest(catalogue, tmp_path)
+    (found,) = catalogue.checkpoints()
+    assert dict(found.hyperparameters) == {"lr": 0.5, "name": "a", "bias": True, "model_config.name": "b"}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"state": {}, "param_groups": [{"lr": 0.5, "params": [0]}]},
+        {"state": [{"mom": torch.zeros(3)}], "hypers": [{"lr": 0.5}]},
+        {"adam": {"state": {0: {"exp_avg": torch.zeros(3)}}, "lr": 0.5}},
+        {"lr": 0.5, "mean": torch.zeros(2, 2)},
+    ],
+    ids=["pytorch", "fastai", "nested", "tensors"],
+)
+def test_the_state_of_an_optimiser_is_no_hyperparameters(tmp_path, catalogue, state):
+    torch.save({"model": weights(1), "opt": state, "epoch": 1}, tmp_path / "a.pt")
+    assert ingest(catalogue, tmp_path).failed == []
+    (found,) = catalogue.checkpoints()
+    assert dict(found.hyperparameters) == {}
