@@ -331,6 +331,15 @@ def _base(hyperparameters: Mapping[str, Any], path: Path) -> str | None:
     return None
 
 
+_KOHYA = "ss_"
+_NO_SETUP = re.compile(
+    r"ss_(epoch|steps|output_name|session_id|training_(started|finished)_at|training_comment|bucket_info|tag_frequency"
+    r"|(reg_)?dataset_dirs|datasets|(new_)?(sd_model|vae)_hash|sd_scripts_commit_hash)"
+)
+"""What kohya's scripts write in a header beside hyperparameters: of one file, of one session, or of each picture."""
+_PYTHON = {"None": None, "True": True, "False": False}
+
+
 def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return what a .safetensors header says in JSON strings."""
     about: dict[str, Any] = {}
@@ -338,8 +347,17 @@ def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:
         try:
             about[key] = json.loads(text)
         except (ValueError, RecursionError):
-            about[key] = text
-    return about
+            about[key] = _PYTHON.get(text, text)
+    return _of_kohya(about) if any(key.startswith(_KOHYA) for key in about) else about
+
+
+def _of_kohya(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what kohya's scripts say in a header: how a training was set up, and at which epoch and step it stands."""
+    said = {key: value for key, value in about.items() if key.startswith(_KOHYA)}
+    moment = {name: said[key] for name, key in (("epoch", "ss_epoch"), ("step", "ss_steps")) if key in said}
+    setup = {key: said[key] for key in sorted(said) if _NO_SETUP.fullmatch(key) is None}
+    rest = {key: value for key, value in about.items() if key not in said}
+    return {"hyperparameters": setup, **moment, **rest}
 
 
 def _whole(value: Any) -> int | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 from epsopt.zoo.reading.plain_values import MOST_METRICS
@@ -108,3 +110,17 @@ def test_the_state_of_an_optimiser_is_no_hyperparameters(tmp_path, catalogue, st
     assert ingest(catalogue, tmp_path).failed == []
     (found,) = catalogue.checkpoints()
     assert dict(found.hyperparameters) == {}
+
+
+def test_headers_of_kohya_s_scripts_say_hyperparameters_epoch_and_step(tmp_path, catalogue):
+    said = {"ss_learning_rate": "0.0001", "ss_network_dim": "4", "ss_unet_lr": "None", "ss_tag_frequency": '{"a": 1}'}
+    for epoch, name in ((1, "style0-000001"), (2, "style0-000002"), (3, "style0")):
+        moment = {"ss_epoch": str(epoch), "ss_steps": str(100 * epoch), "ss_output_name": "style0"}
+        save_file(weights(epoch), tmp_path / f"{name}.safetensors", {**said, **moment, "modelspec.title": "x"})
+    assert ingest(catalogue, tmp_path).failed == []
+    found = sorted(catalogue.checkpoints(), key=lambda c: c.path)
+    assert [c.epoch for c in found] == [1, 2, 3]
+    read = read_fingerprints([Path(c.path) for c in found])
+    assert [r.step for r in read] == [100, 200, 300]
+    for c in found:
+        assert dict(c.hyperparameters) == {"ss_learning_rate": 0.0001, "ss_network_dim": 4, "ss_unet_lr": None}
