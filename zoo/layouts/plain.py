@@ -38,10 +38,11 @@ from epsopt.zoo.layouts.log_rows import (
     series_in,
     without_lists,
 )
+from epsopt.zoo.layouts.numbers_in_names import epoch_in_name, moment_in_name
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.row_kinds import rows_by_kind
-from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
+from epsopt.zoo.layouts.series import CHECKPOINT, REPEAT, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import METRICS, latest, scores, stated, stated_hyperparameters, states_of
@@ -368,49 +369,17 @@ def _whole(value: Any) -> int | None:
     return None
 
 
-_EPOCH_IN_NAME = re.compile(r"(?:epoch|(?<![a-z])ep)[=_-]?(\d{1,15})", re.IGNORECASE)
-_STEP_IN_NAME = re.compile(
-    r"(?:step|iter|iteration|ckpt|checkpoint|(?<![a-z])ba)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE
-)
-# "acc0.93" is a score, "f1", "top5" and "fp16" are words; "rank0", "bs64" and "256x256" say how, not when.
-_NUMBER = re.compile(r"(?<![\d.])(\d{1,15})(?!\d|\.\d)")
-_WORD = re.compile(
-    r"(?<![a-z])(?:f|top|r|l|map|mrr|ndcg|hits?|recall|fp|bf|int|float|v)@?$"
-    r"|(?<![a-z])(?:rank|bsz?|batch_?size|lr|wd|dims?|hidden|layers?|heads?|depth|width|size|gpus?|seq_?len|ctx|dropout"
-    r"|world_?size)[=_-]?$",
-    re.IGNORECASE,
-)
-
-
-# "20250103_1530" and "2025-01-03T15:30:00" say when a file was written, as 1735918200 (seconds) does.
-_DATE = re.compile(
-    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
-    r"(?:[T_\-. ]*(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d)?)?(?!\d)|(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)"
-)
-_TIMES = re.compile(r"(?<![\d.])\d{1,5}x\d{1,5}(?!\d)")
-# A size that is a part of an architecture's name: resnet50, vgg16, vit_b_16, efficientnet_b3.
-_ARCHITECTURE = re.compile(
-    r"(?<![a-z])(?:wide_?)?(?:se_?)?(?:resnet|resnext|preresnet|densenet|darknet|hrnet|vgg|dla|dpn|yolo|gpt|llama|pythia"
-    r"|(?:vit|deit|swin|beit)_[a-z]+_?(?:patch)?|efficientnet_?b|regnet[a-z_]*)[-_]?\d{1,4}(?!\d)",
-    re.IGNORECASE,
-)
-
-
 def epoch_of(numbers: Mapping[str, Any], path: Path) -> int | None:
     """Return the epoch (or step) that the file says, or else that its name tells, or that of the folder it fills."""
     for key in EPOCH:
         if (value := _whole(numbers.get(key))) is not None and value >= 0:
             return value
-    stem = _ARCHITECTURE.sub("", OF_RUNS.sub("", _TIMES.sub("", _DATE.sub("", path.stem))))
-    if named := _EPOCH_IN_NAME.search(stem):
-        return int(named[1])
+    if (named := epoch_in_name(path.stem)) is not None:
+        return named
     folder = by_name(path)
     if folder is not None and (number := number_of(folder)) is not None:
         return number
-    if named := _STEP_IN_NAME.search(stem):
-        return int(named[1])
-    counts = [m for m in _NUMBER.finditer(stem) if not _WORD.search(stem[: m.start()])]
-    return int(counts[-1][1]) if counts else None
+    return moment_in_name(path)
 
 
 def _step_of(numbers: Mapping[str, Any], path: Path) -> int | None:
