@@ -38,6 +38,7 @@ from epsopt.zoo.layouts.log_rows import (
     series_in,
     without_lists,
 )
+from epsopt.zoo.layouts.named_values import with_own_number
 from epsopt.zoo.layouts.numbers_in_names import epoch_in_name, moment_in_name
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
@@ -165,10 +166,10 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     metadata = RunMetadata(failures=reader.failures)
     for file in reader.files:
         if file.name in CONFIGS:
-            metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
+            metadata.hyperparameters = {**_configured(reader.structure(file), file, reader), **metadata.hyperparameters}
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
-            metadata.hyperparameters = {**flat(held), **metadata.hyperparameters}
+            metadata.hyperparameters = {**_configured(held, file, reader), **metadata.hyperparameters}
         elif file.name in LOG_TEXTS:
             _add_records(metadata, file, reader.json_lines_or_text(file))
         elif file.name == EVALUATIONS:
@@ -182,6 +183,12 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
         else:
             take(metadata, file, reader.structure(file))
     return metadata
+
+
+def _configured(tree: Any, file: Path, reader: SideFileReader) -> dict[str, Any]:
+    """Return a configuration, flat; of one above a repeat the repeat's own name says its seed or fold."""
+    inherited = file.parent == reader.run.parent and REPEAT.fullmatch(reader.run.name) is not None
+    return with_own_number(reader.run, flat(tree)) if inherited else flat(tree)
 
 
 def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
