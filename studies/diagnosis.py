@@ -305,8 +305,8 @@ def _fit(
 def _example_objective(names: Sequence[str]) -> str:
     """Return a line that names an objective: a metric that may well be one, in the direction that its name tells."""
     without = {entry.name for entry in leave_out(names)}
-    told = [n for n in names if guess_maximize(n) is not None]
-    example = next(iter([*(n for n in told if n not in without), *told, *names]), "accuracy")
+    directed = [n for n in names if guess_maximize(n) is not None]
+    example = next(iter([*(n for n in directed if n not in without), *directed, *names]), "accuracy")
     direction = "minimize" if guess_maximize(example) is False else "maximize"
     return f'[objectives.{json.dumps(example, ensure_ascii=False)}] direction = "{direction}"'
 

@@ -147,11 +147,13 @@ def _take_from_rivals(metadata: RunMetadata, positions: Sequence[Position], out:
 
 
 def _give_own(metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]) -> None:
-    """Give each checkpoint what a file of its name says; name such a file where no checkpoint of the run has any."""
+    """Give each checkpoint what a file of its name or in its folder says; name it where no checkpoint has any."""
     left = dict(metadata.own)
     for p in positions:
         if p.key and (own := left.pop(_SUFFIX.sub("", p.path), None)) is not None:
             out[p.key] = {**out.get(p.key, {}), **own}
+        if p.key and p.rival is None and (of_folder := left.pop(str(PurePath(p.path).parent), None)) is not None:
+            out[p.key] = {**out.get(p.key, {}), **of_folder}
     if left and not out and any(p.key for p in positions):
         metadata.failures.append(
             (next(iter(left)), "tells of a checkpoint that is a copy of another one, or not there")

@@ -113,7 +113,8 @@ class RunMetadata:
         ended: the epoch of that end, where something beside the rows says it.
         after: of the model with which training ended: the run's only checkpoint without epoch and step (as it was
             saved at the end), or else the one that is named.
-        own: metrics that a file of a checkpoint's name says, by the checkpoint's path without its suffix.
+        own: metrics that a file of a checkpoint's name says, by the checkpoint's path without its suffix, or that one
+            in its folder says (``best/metrics.json``), by the folder.
         ordered: (file, rows) for rows that say no epoch or step, oldest first.
         pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
         starts: the number that the log counts its first row by.

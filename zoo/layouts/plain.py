@@ -22,6 +22,7 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     checkpoint_folder,
     number_of,
     says_more,
+    says_which,
     step_of,
 )
 from epsopt.zoo.layouts.config_texts import BYTES, parse_config_text
@@ -228,7 +229,9 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
         else:
             number = None if file.parent == run else number_of(file.parent)
             for row in rows_of([tree]):
-                if number is None:
+                if file.parent != run and says_which(file.parent.name):
+                    metadata.own.setdefault(str(file.parent), {}).update(row.metrics)
+                elif number is None:
                     metadata.final.update(row.metrics)
                 else:
                     metadata.rows.append(replace(row, epoch=number, step=step_of(file.parent)))
@@ -361,10 +364,10 @@ def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _of_kohya(about: dict[str, Any]) -> dict[str, Any]:
     """Return what kohya's scripts say in a header: how a training was set up, and at which epoch and step it stands."""
-    said = {key: value for key, value in about.items() if key.startswith(_KOHYA)}
-    moment = {name: said[key] for name, key in (("epoch", "ss_epoch"), ("step", "ss_steps")) if key in said}
-    setup = {key: said[key] for key in sorted(said) if _NO_SETUP.fullmatch(key) is None}
-    rest = {key: value for key, value in about.items() if key not in said}
+    header = {key: value for key, value in about.items() if key.startswith(_KOHYA)}
+    moment = {name: header[key] for name, key in (("epoch", "ss_epoch"), ("step", "ss_steps")) if key in header}
+    setup = {key: header[key] for key in sorted(header) if _NO_SETUP.fullmatch(key) is None}
+    rest = {key: value for key, value in about.items() if key not in header}
     return {"hyperparameters": setup, **moment, **rest}
 
 
