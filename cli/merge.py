@@ -174,7 +174,7 @@ def _merge(
     asked: _Asked, project: Project, catalogue: Catalogue, progress: Callable[[str, float | None], None]
 ) -> _Ended:
     from epsopt.cli.merge_search import search_merges
-    from epsopt.cli.workspace import check_objectives, measured
+    from epsopt.cli.workspace import check_objectives, measured, note_one_value
     from epsopt.studies.merge.merge_sources import choose_sources
     from epsopt.studies.merge.resume import resumable, resumed_sentences
     from epsopt.studies.merge.whole_models import require_adapters
@@ -182,6 +182,7 @@ def _merge(
 
     checkpoints, lineages = measured(catalogue), catalogue.lineages()
     check_objectives(project, catalogue.metric_names())
+    note_one_value(project, checkpoints)
     _check_new(asked.save)
     parents: list[Checkpoint] = []
     broken: list[Checkpoint] = []

@@ -50,7 +50,7 @@ def command(
     from epsopt.cli.output import print_json, print_line, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.report_page import MapOfReport, map_of_report, provenance, report_files, write_page
-    from epsopt.cli.workspace import open_workspace
+    from epsopt.cli.workspace import note_one_value, open_workspace
 
     if form is not None and page is None:
         raise UsageError(f"--format is the kind of page that is written: name its file, too: --output report.{form}")
@@ -64,6 +64,7 @@ def command(
             files = None if page is None else report_files(page, form, catalogue, overwrite=overwrite)
             shown = MapOfReport() if page is None else map_of_report(catalogue)
             checkpoints, merges = catalogue.checkpoints(), measured_merges(catalogue, project.name)
+        note_one_value(project, checkpoints)
         report = loop_report(project, workspace.proposals(), checkpoints, merges)
         remaining = None
         if further is not None:

@@ -222,6 +222,7 @@ def _opened(options: Options, wanted: dict[str, float], *, needs_map: bool) -> M
         from epsopt.studies.surrogate_store import find_map, load_map, unseen
 
         objectives = check_objectives(project, catalogue.metric_names())
+        note_one_value(project, checkpoints)
         if (kept := find_map(catalogue)) is None:
             if needs_map:
                 load_map(catalogue)  # says what is lacking
@@ -244,6 +245,15 @@ def note_other_bounds(project: Project, surrogate: Surrogate) -> None:
                 f"the map does not know that {name} is between {bounds[0]:g} and {bounds[1]:g}, as {project.file.name} "
                 "says: 'epsopt fit' learns it again"
             )
+
+
+def note_one_value(project: Project, checkpoints: Sequence[Checkpoint]) -> None:
+    """Tell the user which objectives have one value on all checkpoints, and so leave no hypervolume."""
+    from epsopt.cli.output import note
+    from epsopt.studies.project.metric_doubts import of_one_value
+
+    for text in of_one_value([o.name for o in project.objectives], [c.metrics for c in checkpoints]):
+        note(text)
 
 
 def note_followed(storage: RDBStorage, project: Project) -> None:

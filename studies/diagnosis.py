@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
 from epsopt.studies.project.find_base import base_line, base_to_name, lack_of_base
 from epsopt.studies.project.launch_form import epochs_option, unseen_arguments
+from epsopt.studies.project.metric_direction import guess_maximize, leave_out
 from epsopt.studies.project.metric_doubts import metric_doubts
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
@@ -286,7 +288,6 @@ def _fit(
     objectives = () if project is None else project.objectives
     unknown = [o.name for o in objectives if o.name not in names]
     measured = {c.run_id for c in checkpoints if any(v is not None for v in c.metrics.values())}
-    example = next(iter(names), "accuracy")
     remedy = "epsopt ingest RUNS" if measured or not checkpoints else without_metrics
     return _readiness(
         "fit",
@@ -296,9 +297,18 @@ def _fit(
             f"{count(len(measured), 'run')} with measured metrics, at least {RUNS_OF_A_MAP} are needed",
             remedy,
         ),
-        (not objectives, "no objective is named", f'[objectives."{example}"] direction = "maximize"'),
+        (not objectives, "no objective is named", _example_objective(names)),
         (bool(unknown), f"no checkpoint has {', '.join(unknown)}", '[metrics.rename] "NAME IN THE RUNS" = "NAME HERE"'),
     )
+
+
+def _example_objective(names: Sequence[str]) -> str:
+    """Return a line that names an objective: a metric that may well be one, in the direction that its name tells."""
+    without = {entry.name for entry in leave_out(names)}
+    directed = [n for n in names if guess_maximize(n) is not None]
+    example = next(iter([*(n for n in directed if n not in without), *directed, *names]), "accuracy")
+    direction = "minimize" if guess_maximize(example) is False else "maximize"
+    return f'[objectives.{json.dumps(example, ensure_ascii=False)}] direction = "{direction}"'
 
 
 def _propose(project: Project | None, runs: dict[int, Checkpoint], space: Space | None) -> Readiness:

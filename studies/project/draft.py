@@ -16,7 +16,7 @@ from epsopt.optimize.space_inference import diverged_runs, infer_space, left_out
 from epsopt.studies.project.find_base import FoundBase, find_base
 from epsopt.studies.project.launch_form import LaunchForm, folder_name, launch_form
 from epsopt.studies.project.metric_direction import LeftOut, guess_maximize, leave_out
-from epsopt.studies.project.metric_doubts import metric_doubts, renamed_metrics
+from epsopt.studies.project.metric_doubts import FEWEST_ALIKE, metric_doubts, renamed_metrics
 from epsopt.studies.project.scan_runs import Survey
 from epsopt.studies.project.schema import is_metric_name, project_name
 from epsopt.studies.project.suggest_limits import suggest_limits
@@ -136,7 +136,9 @@ def draft_project(
     renamed_to = renamed_metrics([c for run in seen.measured for c in run], kept=(*minimize, *maximize))
     seen = _with_new_names(seen, renamed_to)
     nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
-    objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
+    objectives, guessed, undecided, no_objectives = _objectives(
+        nameable, minimize, maximize, seen.at_ends, _constant(seen.metrics)
+    )
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     form = replace(launch_form(seen.newest, folder), counts_steps=seen.counts_steps)
     if isinstance(runs, type(Path())):
@@ -192,8 +194,17 @@ def _alone(unreachable: dict[str, str], seen: Survey) -> dict[str, str]:
     return {n: why for n, why in unreachable.items() if n not in known and len(values.get(n, ())) > 1}
 
 
+def _constant(metrics: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return metrics that have one value on all checkpoints that were opened, where those are enough to tell."""
+    return [name for name, values in metrics.items() if len(values) >= FEWEST_ALIKE and len(set(values)) == 1]
+
+
 def _objectives(
-    metrics: list[str], minimize: Collection[str], maximize: Collection[str], at_ends: tuple[str, ...]
+    metrics: list[str],
+    minimize: Collection[str],
+    maximize: Collection[str],
+    at_ends: tuple[str, ...],
+    constant: Collection[str],
 ) -> tuple[list[Objective], list[str], list[str], list[LeftOut]]:
     """Return the objectives, names of those that were guessed, undecided metrics, and those that are none by guess."""
     for option, names in (("--minimize", minimize), ("--maximize", maximize)):
@@ -205,7 +216,7 @@ def _objectives(
     if both := sorted({*minimize} & {*maximize}):
         raise UsageError(f"{both[0]} cannot be both minimized and maximized")
     objectives, guessed, undecided = [], [], []
-    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}], at_ends)
+    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}], at_ends, constant)
     without = {entry.name for entry in no_objectives}
     for name in metrics:
         if name in without:

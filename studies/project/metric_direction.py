@@ -78,7 +78,8 @@ class LeftOut:
     Attributes:
         name: of the metric.
         reason: ``bookkeeping``, ``training``, ``ends`` (measured at the ends of runs alone, where others are measured
-            along the way), ``best`` (the best of a run so far), ``more`` (six others are objectives already).
+            along the way), ``constant`` (one value everywhere), ``best`` (the best of a run so far), ``more`` (six
+            others are objectives already).
         maximize: which way its name says that it is better.
     """
 
@@ -106,11 +107,17 @@ def is_best_so_far(name: str) -> bool:
     return "best" in words(name)
 
 
-def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftOut]:
+def _why_constant(name: str) -> str:
+    return "bookkeeping" if is_bookkeeping(name) else "constant"
+
+
+def leave_out(names: Sequence[str], at_ends: Collection[str] = (), constant: Collection[str] = ()) -> list[LeftOut]:
     """Say which metrics are no objectives by guess.
 
     One that only the ends of runs have, such as a test score, is none beside those that are measured along the way:
     with it no checkpoint but the last would be on any front. It stays where only metrics of training are.
+
+    One that has the same value everywhere tells no model from another, and leaves a front no hypervolume.
 
     The best of a run so far (``best_acc1``) is none beside what was measured of each checkpoint.
 
@@ -120,7 +127,13 @@ def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftO
     Args:
         names: all metrics whose directions nobody stated.
         at_ends: those of them that only the ends of runs have.
+        constant: those of them that have one value everywhere: they are none where another varies.
     """
+    if constant:
+        out = leave_out([n for n in names if n not in constant], at_ends)
+        without = {entry.name for entry in out}
+        if any(n not in constant and n not in without and guess_maximize(n) is not None for n in names):
+            return out + [LeftOut(n, _why_constant(n), guess_maximize(n)) for n in names if n in constant]
     late = [n for n in names if n in at_ends and guess_maximize(n) is not None and not is_bookkeeping(n)]
     if late:
         along = [n for n in names if n not in late]

@@ -1,4 +1,4 @@
-"""What looks wrong with metrics: one under two names, objectives that no checkpoint has together, two units."""
+"""What looks wrong with metrics: one under two names or of one value, two units, objectives never measured together."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _BEST = (
     "{} is by its name the best of a run so far, and several checkpoints of one run have the same: those are not "
     "measured, they have the value of an earlier one. Log what each checkpoint reaches"
 )
+FEWEST_ALIKE = 3
+"""Checkpoints whose equal values show that a metric does not vary."""
 _FEWEST = 2  # runs of each kind; one alone may have failed
 
 
@@ -46,7 +48,7 @@ def renamed_metrics(checkpoints: Sequence[Measured], kept: Collection[str] = ())
 
 
 def metric_doubts(objectives: Sequence[str], runs: Sequence[Sequence[Measured]]) -> list[str]:
-    """Say of objectives, a sentence each, that no checkpoint has them together, or that units differ between runs.
+    """Say of objectives, a sentence each, that they are never measured together, do not vary, or have two units.
 
     Args:
         objectives: their names.
@@ -54,9 +56,28 @@ def metric_doubts(objectives: Sequence[str], runs: Sequence[Sequence[Measured]])
     """
     return [
         *_never_together(objectives, runs),
+        *of_one_value(objectives, [c for run in runs for c in run]),
         *(text for name in objectives if (text := _two_units(name, runs))),
         *(_BEST.format(name) for name in objectives if _is_best_so_far(name, runs)),
     ]
+
+
+def of_one_value(objectives: Sequence[str], checkpoints: Sequence[Measured]) -> list[str]:
+    """Say of objectives, a sentence each, that they have one value on all checkpoints, which leaves no hypervolume.
+
+    Args:
+        objectives: their names.
+        checkpoints: metrics by name.
+    """
+    found = []
+    for name in objectives:
+        values = [v for c in checkpoints if (v := c.get(name)) is not None]
+        if len(values) >= FEWEST_ALIKE and len(set(values)) == 1:
+            found.append(
+                f"{name} is {values[0]:.6g} on all {len(values):,} measured checkpoints, so every hypervolume is 0: "
+                "take its table under [objectives] away, or measure what varies"
+            )
+    return found
 
 
 def _is_best_so_far(name: str, runs: Sequence[Sequence[Measured]]) -> bool:

@@ -113,6 +113,7 @@ LEFT_OUT = {
     "bookkeeping": "Time, memory and steps of the training program",
     "training": "Measured while training, beside what validation measures",
     "ends": "Measured at the ends of runs alone, where others are measured along the way",
+    "constant": "One value everywhere, so that a front with it has no hypervolume",
     "best": "The best of a run so far, which a worse checkpoint says, too",
     "more": "Others, where there are enough already",
 }

@@ -131,3 +131,62 @@ def test_logs_that_were_not_taken_are_what_a_map_lacks(tmp_path):
     said = words(call(tmp_path, "ingest").out)
     assert f"what keeps {tmp_path}/runs/run_0/metrics.csv from being used" in said
     assert "Not taken:" in call(tmp_path, "doctor").out
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["loss"], '[objectives."loss"] direction = "minimize"'),
+        (["lr", "val_acc"], '[objectives."val_acc"] direction = "maximize"'),
+        (["odd"], '[objectives."odd"] direction = "maximize"'),
+    ],
+)
+def test_the_doctor_s_line_names_an_objective_in_the_direction_that_its_name_tells(tmp_path, names, line):
+    for i in range(3):
+        (tmp_path / "runs" / f"run_{i}").mkdir(parents=True)
+        state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(i))}
+        measured = dict.fromkeys(names, 0.5 + i / 10)
+        torch.save({"model": state, "epoch": 1, "metrics": measured}, tmp_path / "runs" / f"run_{i}" / "epoch_1.pt")
+    (tmp_path / "epsopt.toml").write_text('[project]\nruns = "runs"\n')
+    assert call(tmp_path, "ingest").status == 0
+    readiness = call(tmp_path, "doctor", "--json").document["readiness"]
+    assert line in [remedy for needs in readiness for remedy in needs["remedies"]]
+
+
+@pytest.fixture
+def with_a_constant(tmp_path):
+    """Three runs whose top-5 accuracy is 100 everywhere."""
+    for i in range(3):
+        (tmp_path / "runs" / f"run_{i}").mkdir(parents=True)
+        for epoch in (1, 2):
+            measured = {"eval_loss": 1 / epoch + i / 10, "eval_top5": 100.0}
+            state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(10 * i + epoch))}
+            said = {"epoch": epoch, "metrics": measured, "config": {"lr": 10.0**-i}}
+            torch.save({"model": state, **said}, tmp_path / "runs" / f"run_{i}" / f"epoch_{epoch}.pt")
+    return tmp_path
+
+
+def test_a_metric_of_one_value_is_no_objective_beside_one_that_varies(with_a_constant):
+    result = call(with_a_constant, "init", with_a_constant / "runs", "--json")
+    check("init", result.document)
+    assert [o["name"] for o in result.document["objectives"]] == ["eval_loss"]
+    assert result.document["metrics_left_out"] == [{"name": "eval_top5", "reason": "constant"}]
+    said = "No objective by guess: eval_top5 (one value everywhere, so that a front with it has no hypervolume)"
+    assert said in words(call(with_a_constant, "init", with_a_constant / "runs", "--force").out)
+
+
+def test_an_objective_of_one_value_is_named_where_hypervolumes_are(with_a_constant):
+    hook = "def measure(weights, context):\n    return {'eval_top5': 100.0, 'eval_loss': 1.0}\n"
+    (with_a_constant / "constant_hook.py").write_text(hook)
+    asked = call(
+        with_a_constant, "init", "runs", "--maximize", "eval_top5", "--evaluate", "constant_hook:measure"
+    )  # fmt: skip
+    said = (
+        "eval_top5 is 100 on all 6 measured checkpoints, so every hypervolume is 0: take its table under [objectives]"
+    )
+    assert "eval_top5 is 100 on all" in words(asked.out)
+    assert call(with_a_constant, "ingest").status == 0
+    for command in (["propose", "-n", "1"], ["report"], ["merge", "run_0:1", "run_1:1"]):
+        assert said in words(call(with_a_constant, *command).err), command
+    for command in ("doctor", "pareto"):
+        assert said in words(call(with_a_constant, command).out), command

@@ -25,7 +25,7 @@ from epsopt.zoo.layouts.lightning import VERSION
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.layouts.state_dicts import held_under
-from epsopt.zoo.layouts.training_state import HYPERPARAMETERS
+from epsopt.zoo.layouts.training_state import hyperparameter_keys
 from epsopt.zoo.reading.hooks import calibrated, load_hook, measure, wants_folder
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -184,7 +184,7 @@ def _layout(opened: Sequence[EffectiveWeights], leading: EffectiveWeights) -> di
     held = held_under(tree, key) if checkpoint.metadata is None else None
     names = list(reading.weights)
     written = [k for k, v in held.items() if isinstance(v, torch.Tensor)] if isinstance(held, Mapping) else []
-    about = {k: _agreed([t.get(k) for t in trees if isinstance(t, Mapping)]) for k in HYPERPARAMETERS if k in tree}
+    about = {k: _agreed([t.get(k) for t in trees if isinstance(t, Mapping)]) for k in hyperparameter_keys(tree)}
     own = leading.checkpoint.tree
     keeps = {}
     if leading.checkpoint.metadata is None and isinstance(own, Mapping) and VERSION in own:

@@ -24,6 +24,7 @@ _RUNS = frozenset(
     " sweep group variant try attempt cv repeat rep idx id layer head expert part shard lr bs wd".split()
 )
 _PLAIN = _WORDS | frozenset("model weights global tune my best saved at".split())
+_WHICH = frozenset("best last latest final".split())
 _NAME = re.compile(r"(?:(.*)[-_.=])?([A-Za-z]+)[-_.=]?(\d{1,15})(?:-\d{1,15})?")
 _MOMENT = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_[\d.-]+")  # Ray Train 2
 _PART = re.compile(r"mp_rank_\d\d(?:_\d\d\d)?")  # Megatron-LM's, in the folder of a checkpoint
@@ -80,7 +81,28 @@ def checkpoint_folder(file: Path, folders: Folders, tells: Collection[str]) -> P
         found = _parts(named.name)
         return named if found is None or _of_one_run(found, named, folders) else None
     found = _parts(file.parent.name)
-    return file.parent if found is not None and _siblings(file, found, folders, tells) else None
+    if found is not None and _siblings(file, found, folders, tells):
+        return file.parent
+    return next((f for f in file.parents[:_DEPTH] if says_which(f.name) and _next_to_moments(file, f, folders)), None)
+
+
+def says_which(name: str) -> bool:
+    """Tell whether a folder is called as the best or the last checkpoint: ``checkpoint-best-acc``, ``final``."""
+    words = re.split(r"[-_. ]+", name.lower())
+    others = [w for w in words if w not in _WHICH]
+    return len(others) < len(words) and (words[0] in _DEEP or all(w in _PLAIN or w in HOLDERS for w in others))
+
+
+def _next_to_moments(file: Path, folder: Path, folders: Folders) -> bool:
+    """Tell whether a folder beside this one is a checkpoint by its number, and holds a file of the same name."""
+    inside = file.relative_to(folder)
+    others = (folder.parent / name for name in folders.names(folder.parent))
+    return any(
+        file.name in folders.names((other / inside).parent)
+        and ((found := _parts(other.name)) is None or _of_one_run(found, other, folders))
+        for other in others
+        if number_of(other) is not None and not _STEPS.fullmatch(other.name)  # which may be of two trainings
+    )
 
 
 def above(folder: Path, folders: Folders, tells: Collection[str]) -> Path:

@@ -8,7 +8,7 @@ Nothing is interpolated: a metric that was not logged at a checkpoint is not mea
 3. What no checkpoint matches by epoch (a test after training) or says no epoch: by step. Where the log has steps alone,
    they are those of the optimiser if any checkpoint stands at one of them; if none does they count epochs, but not if
    the log runs far beyond those of the checkpoints.
-4. What says neither belongs to the run's last checkpoint.
+4. What says neither belongs to the checkpoint of the run's end (:mod:`epsopt.zoo.layouts.end_of_run`).
 5. Of several models of one moment the log speaks of one (:mod:`epsopt.zoo.layouts.several_models`).
 
 Lightning's loggers write the index of the last update, one less than the ``global_step`` of a checkpoint of the same
@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import PurePath
 
 from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.best import is_test
+from epsopt.zoo.layouts.end_of_run import end_of_run, moments_of_end
 from epsopt.zoo.layouts.parsed import AfterTraining, Position, Row, RunMetadata
 
 _Value = float | None
@@ -93,14 +94,15 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
             continue
         for key, value in found.items():
             out.setdefault(key, {})[name] = value
-    last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.rival is None, p.path), default=None)
-    if last is not None and last.best is False:
+    last = max(positions, key=_moment, default=None)
+    end = _end(metadata, rows, positions, last)
+    if end is not None and end.best is False:
         unsure += [name for name in metadata.final if is_test(name)]
         metadata.final = {name: value for name, value in metadata.final.items() if not is_test(name)}
     if unsure and last is not None:
         metadata.failures.append((last.path, _unsure(unsure)))
-    if metadata.final and last is not None:
-        out[last.key] = {**metadata.final, **out.get(last.key, {})}
+    if metadata.final and end is not None:
+        out[end.key] = {**metadata.final, **out.get(end.key, {})}
     if metadata.after is not None:
         _give_after(metadata.after, metadata, positions, out)
     _take_from_rivals(metadata, positions, out)
@@ -108,6 +110,24 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
     if (reason := _one_behind(placed, positions, clocks)) is not None and last is not None:
         metadata.failures.append((last.path, reason))
     return out
+
+
+def _moment(p: Position) -> tuple[int, int, bool, str]:
+    return -1 if p.epoch is None else p.epoch, -1 if p.step is None else p.step, p.rival is None, p.path
+
+
+def _end(
+    metadata: RunMetadata, rows: Sequence[Row], positions: Sequence[Position], last: Position | None
+) -> Position | None:
+    """Return the checkpoint that the values of the run's end are of, and say why where none is known to be it."""
+    best, ended = moments_of_end(metadata.final)
+    if last is None or not metadata.final:
+        return last
+    logged = {row.epoch for row in rows if row.epoch is not None}
+    end, why = end_of_run(positions, last, logged, metadata.ended if ended is None else ended)
+    if end is None and last.path:
+        metadata.failures.append((last.path, f"{_named(list(metadata.final))}: {why}"))
+    return replace(end, best=False) if end is not None and best is not None and end.epoch != best else end
 
 
 def _one_behind(rows: Sequence[Row], positions: Sequence[Position], clocks: _Clocks) -> str | None:
@@ -141,11 +161,13 @@ def _take_from_rivals(metadata: RunMetadata, positions: Sequence[Position], out:
 
 
 def _give_own(metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]) -> None:
-    """Give each checkpoint what a file of its name says; name such a file where no checkpoint of the run has any."""
+    """Give each checkpoint what a file of its name or in its folder says; name it where no checkpoint has any."""
     left = dict(metadata.own)
     for p in positions:
         if p.key and (own := left.pop(_SUFFIX.sub("", p.path), None)) is not None:
             out[p.key] = {**out.get(p.key, {}), **own}
+        if p.key and p.rival is None and (of_folder := left.pop(str(PurePath(p.path).parent), None)) is not None:
+            out[p.key] = {**out.get(p.key, {}), **of_folder}
     if left and not out and any(p.key for p in positions):
         metadata.failures.append(
             (next(iter(left)), "tells of a checkpoint that is a copy of another one, or not there")

@@ -6,6 +6,7 @@ They count where nothing else says any: a name may be rounded, and its values ar
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -17,6 +18,8 @@ _PAIR = re.compile(r"([A-Za-z][\w./]*)=([^=]*)")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _PREFIX = re.compile(r"(?:\w*\d[A-Za-z0-9]*_)(?=[A-Za-z])")
 """What stands before the first name: ``run3_lr``, ``resnet50_lr``."""
+_REPEAT = re.compile(r"([a-z]+)[-_=]?(\d{1,9})", re.IGNORECASE)
+_SEEDS = ("random_seed", "manual_seed", "rng_seed", "random_state")
 _MOMENTS = frozenset("epoch ep step iter iteration version run trial".split())
 
 
@@ -41,6 +44,30 @@ def named_values(run: str) -> dict[str, Any]:
         if pair[1].lower() not in _MOMENTS and not is_score(pair[1]):
             found[_PREFIX.sub("", pair[1])] = numeral(pair[2])
     return found
+
+
+def with_own_number(run: PurePath, inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration that lies above a repeat (``seed_1``), with the number that the repeat's name says.
+
+    The configuration has that of one repeat, or of none: ``seed: 0`` above ``seed_0`` and ``seed_1``.
+
+    Args:
+        run: the folder of the repeat.
+        inherited: the configuration, flat.
+    """
+    found = _REPEAT.fullmatch(run.name)
+    if found is None:
+        return dict(inherited)
+    word, number = found[1].lower(), int(found[2])
+    keys = {*(f"{word}{end}" for end in ("", "_id", "_idx", "_index")), *(_SEEDS if word == "seed" else ())}
+    return {
+        name: number if name.rpartition(".")[2].lower() in keys and _is_whole(value) else value
+        for name, value in inherited.items()
+    }
+
+
+def _is_whole(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool)) or str(value).isdecimal()
 
 
 def _pieces(name: str) -> list[str]:

@@ -110,9 +110,11 @@ class RunMetadata:
         hyperparameters: flattened with dots.
         rows: the metrics' history, oldest first.
         final: metrics that belong to the run's end and say no epoch or step.
+        ended: the epoch of that end, where something beside the rows says it.
         after: of the model with which training ended: the run's only checkpoint without epoch and step (as it was
             saved at the end), or else the one that is named.
-        own: metrics that a file of a checkpoint's name says, by the checkpoint's path without its suffix.
+        own: metrics that a file of a checkpoint's name says, by the checkpoint's path without its suffix, or that one
+            in its folder says (``best/metrics.json``), by the folder.
         ordered: (file, rows) for rows that say no epoch or step, oldest first.
         logs: the rows of each file, where the layout tells them apart.
         pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
@@ -123,6 +125,7 @@ class RunMetadata:
     hyperparameters: dict[str, Plain] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     final: dict[str, float | None] = field(default_factory=dict)
+    ended: int | None = None
     after: AfterTraining | None = None
     own: dict[str, dict[str, float | None]] = field(default_factory=dict)
     ordered: list[tuple[str, list[Row]]] = field(default_factory=list)

@@ -23,6 +23,7 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     checkpoint_folder,
     number_of,
     says_more,
+    says_which,
     step_of,
 )
 from epsopt.zoo.layouts.checkpoint_names import by_number, rows_by_name, rows_of_mapping
@@ -40,13 +41,14 @@ from epsopt.zoo.layouts.log_rows import (
     series_in,
     without_lists,
 )
+from epsopt.zoo.layouts.named_values import with_own_number
+from epsopt.zoo.layouts.numbers_in_names import epoch_in_name, moment_in_name, step_in_name
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.ray import PROGRESS, add_reports, are_reports
 from epsopt.zoo.layouts.row_kinds import of_run, rows_by_kind
 from epsopt.zoo.layouts.series import (
     CHECKPOINT,
-    OF_RUNS,
     REPEAT,
     SHARED,
     is_part,
@@ -57,7 +59,7 @@ from epsopt.zoo.layouts.series import (
 from epsopt.zoo.layouts.several_logs import Log, put_together
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
-from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
+from epsopt.zoo.layouts.training_state import METRICS, latest, scores, stated, stated_hyperparameters, states_of
 from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
 from epsopt.zoo.reading.policy_archive import POLICY, Arguments, arguments, unpacked
 
@@ -179,10 +181,10 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     shared: list[Path] = []
     for file in reader.files:
         if file.name in CONFIGS:
-            metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
+            metadata.hyperparameters = {**_configured(reader.structure(file), file, reader), **metadata.hyperparameters}
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
-            metadata.hyperparameters = {**flat(held), **metadata.hyperparameters}
+            metadata.hyperparameters = {**_configured(held, file, reader), **metadata.hyperparameters}
         elif logs and _is_of_openmmlab(file) and _is_of_openmmlab(logs[-1].file):
             _read_log(reader, file, logs[-1].metadata)  # a later session of the same log
         else:
@@ -197,6 +199,12 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
         reader.record_failure(shared[0], f"{SHARED}{others}")
     put_together(metadata, logs)
     return metadata
+
+
+def _configured(tree: Any, file: Path, reader: SideFileReader) -> dict[str, Any]:
+    """Return a configuration, flat; of one above a repeat the repeat's own name says its seed or fold."""
+    inherited = file.parent == reader.run.parent and REPEAT.fullmatch(reader.run.name) is not None
+    return with_own_number(reader.run, flat(tree)) if inherited else flat(tree)
 
 
 def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> bool:
@@ -272,7 +280,9 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, reader: SideFileRead
         else:
             number = None if file.parent == reader.run else number_of(file.parent)
             for row in rows_of([tree]):
-                if number is None:
+                if file.parent != reader.run and says_which(file.parent.name):
+                    metadata.own.setdefault(str(file.parent), {}).update(row.metrics)
+                elif number is None:
                     metadata.final.update(row.metrics)
                 else:
                     metadata.rows.append(replace(row, epoch=number, step=step_of(file.parent)))
@@ -309,7 +319,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     states = states_of(about)
     path = checkpoint.source.path
     archived = arguments(checkpoint.source.file) if path.suffix.lower() == ".zip" else Arguments()
-    hyperparameters = flatten(_first(about, HYPERPARAMETERS) or archived.hyperparameters, scalar)
+    hyperparameters = flatten(stated_hyperparameters(about) or archived.hyperparameters, scalar)
     hyperparameters.pop("", None)
     declared = _base(hyperparameters, path)
     metrics = {
@@ -384,6 +394,15 @@ def _base(hyperparameters: Mapping[str, Any], path: Path) -> str | None:
     return None
 
 
+_KOHYA = "ss_"
+_NO_SETUP = re.compile(
+    r"ss_(epoch|steps|output_name|session_id|training_(started|finished)_at|training_comment|bucket_info|tag_frequency"
+    r"|(reg_)?dataset_dirs|datasets|(new_)?(sd_model|vae)_hash|sd_scripts_commit_hash)"
+)
+"""What kohya's scripts write in a header beside hyperparameters: of one file, of one session, or of each picture."""
+_PYTHON = {"None": None, "True": True, "False": False}
+
+
 def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return what a .safetensors header says in JSON strings."""
     about: dict[str, Any] = {}
@@ -391,8 +410,17 @@ def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:
         try:
             about[key] = json.loads(text)
         except (ValueError, RecursionError):
-            about[key] = text
-    return about
+            about[key] = _PYTHON.get(text, text)
+    return _of_kohya(about) if any(key.startswith(_KOHYA) for key in about) else about
+
+
+def _of_kohya(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what kohya's scripts say in a header: how a training was set up, and at which epoch and step it stands."""
+    header = {key: value for key, value in about.items() if key.startswith(_KOHYA)}
+    moment = {name: header[key] for name, key in (("epoch", "ss_epoch"), ("step", "ss_steps")) if key in header}
+    setup = {key: header[key] for key in sorted(header) if _NO_SETUP.fullmatch(key) is None}
+    rest = {key: value for key, value in about.items() if key not in header}
+    return {"hyperparameters": setup, **moment, **rest}
 
 
 def _whole(value: Any) -> int | None:
@@ -403,52 +431,17 @@ def _whole(value: Any) -> int | None:
     return None
 
 
-_EPOCH_IN_NAME = re.compile(r"(?:epoch|(?<![a-z])ep)[=_-]?(\d{1,15})", re.IGNORECASE)
-_STEP_IN_NAME = re.compile(
-    r"(?:step|iter|iteration|ckpt|checkpoint|(?<![a-z])ba)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE
-)
-_OPTIMISER_STEP = re.compile(
-    r"(?:(?<![a-z])|(?<=global))(?:step|iter|iteration|ba)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE
-)
-# "acc0.93" is a score, "f1", "top5" and "fp16" are words; "rank0", "bs64" and "256x256" say how, not when.
-_NUMBER = re.compile(r"(?<![\d.])(\d{1,15})(?!\d|\.\d)")
-_WORD = re.compile(
-    r"(?<![a-z])(?:f|top|r|l|map|mrr|ndcg|hits?|recall|fp|bf|int|float|v)@?$"
-    r"|(?<![a-z])(?:rank|bsz?|batch_?size|lr|wd|dims?|hidden|layers?|heads?|depth|width|size|gpus?|seq_?len|ctx|dropout"
-    r"|world_?size)[=_-]?$",
-    re.IGNORECASE,
-)
-
-
-# "20250103_1530" and "2025-01-03T15:30:00" say when a file was written, as 1735918200 (seconds) does.
-_DATE = re.compile(
-    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
-    r"(?:[T_\-. ]*(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d)?)?(?!\d)|(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)"
-)
-_TIMES = re.compile(r"(?<![\d.])\d{1,5}x\d{1,5}(?!\d)")
-# A size that is a part of an architecture's name: resnet50, vgg16, vit_b_16, efficientnet_b3.
-_ARCHITECTURE = re.compile(
-    r"(?<![a-z])(?:wide_?)?(?:se_?)?(?:resnet|resnext|preresnet|densenet|darknet|hrnet|vgg|dla|dpn|yolo|gpt|llama|pythia"
-    r"|(?:vit|deit|swin|beit)_[a-z]+_?(?:patch)?|efficientnet_?b|regnet[a-z_]*)[-_]?\d{1,4}(?!\d)",
-    re.IGNORECASE,
-)
-
-
 def epoch_of(numbers: Mapping[str, Any], path: Path) -> int | None:
     """Return the epoch (or step) that the file says, or else that its name tells, or that of the folder it fills."""
     for key in EPOCH:
         if (value := _whole(numbers.get(key))) is not None and value >= 0:
             return value
-    stem = _ARCHITECTURE.sub("", OF_RUNS.sub("", _TIMES.sub("", _DATE.sub("", path.stem))))
-    if named := _EPOCH_IN_NAME.search(stem):
-        return int(named[1])
+    if (named := epoch_in_name(path.stem)) is not None:
+        return named
     folder = by_name(path)
     if folder is not None and (number := number_of(folder)) is not None:
         return number
-    if named := _STEP_IN_NAME.search(stem):
-        return int(named[1])
-    counts = [m for m in _NUMBER.finditer(stem) if not _WORD.search(stem[: m.start()])]
-    return int(counts[-1][1]) if counts else None
+    return moment_in_name(path)
 
 
 def _step_of(numbers: Mapping[str, Any], path: Path) -> int | None:
@@ -456,8 +449,8 @@ def _step_of(numbers: Mapping[str, Any], path: Path) -> int | None:
     step = _whole(next((numbers[k] for k in STEP if k in numbers), None))
     if step is not None:
         return step
-    if named := _OPTIMISER_STEP.search(_DATE.sub("", path.stem)):
-        return int(named[1])
+    if (named := step_in_name(path.stem)) is not None:
+        return named
     folder = by_name(path)
     return None if folder is None else step_of(folder)
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters", "hyperparameters")
+OTHER_HYPERPARAMETERS = tuple(
+    """hparam hyperparam hyper_params hps opt opts option options flags conf configuration settings params_dict
+    training_args train_args training_config train_config run_config exp_config experiment_config cli_args cmd_args
+    parsed_args model_config model_args model_kwargs kwargs""".split()
+)
+"""Keys that hold hyperparameters where no key of `HYPERPARAMETERS` does; several of them together say all."""
 METRICS = ("metrics", "val_metrics", "eval_metrics", "test_metrics", "results", "val_results", "eval_results", "scores")
 """Keys that hold a mapping of these, in a checkpoint and in a file of its name."""
 _STATES = ("extra_state", "trainer_state", "training_state", "train_state", "meta", "progress")
@@ -24,7 +30,50 @@ _SCORES = frozenset(
     """loss acc accuracy error err score metric f f1 auc auroc ap map iou miou dice psnr ssim bleu rouge wer cer
     perplexity ppl mse rmse mae fid reward return precision recall""".split()
 )
+_OF_OPTIMISERS = frozenset(("param_groups", "hypers"))  # of PyTorch and of fastai
 _NUMBERED = re.compile(r"(?<=[a-z])\d+$")  # acc1, top5
+
+
+def stated_hyperparameters(about: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return what a checkpoint says of its hyperparameters; empty where no key of them holds any.
+
+    Under a key that may as well mean an optimiser (``opt``) its state is none. Where two keys say a name differently,
+    the second one's has the key before it (``model_args.name``).
+    """
+    for key in HYPERPARAMETERS:
+        if isinstance(held := about.get(key), Mapping) and held:
+            return held
+    out: dict[Any, Any] = {}
+    for key in _other_keys(about):
+        for name, value in about[key].items():
+            out.setdefault(name if name not in out or _alike(out[name], value) else f"{key}.{name}", value)
+    return out
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Tell whether two values are plain and the same."""
+    return type(one) is type(other) and isinstance(one, str | int | float | None) and one == other
+
+
+def hyperparameter_keys(about: Mapping[Any, Any]) -> list[str]:
+    """Return the keys of a checkpoint that hold hyperparameters."""
+    return [*(key for key in HYPERPARAMETERS if key in about), *_other_keys(about)]
+
+
+def _other_keys(about: Mapping[Any, Any]) -> list[str]:
+    return [k for k in OTHER_HYPERPARAMETERS if isinstance(held := about.get(k), Mapping) and not _is_state(held)]
+
+
+def _is_state(held: Mapping[Any, Any], depth: int = 4) -> bool:
+    """Tell whether a mapping is the state of an optimiser or of a model: it holds tensors, or groups of parameters."""
+    if _is_opaque(held) or not _OF_OPTIMISERS.isdisjoint(k for k in held if isinstance(k, str)):
+        return True
+    return any(
+        _is_state(value, depth - 1)
+        if depth and isinstance(value, Mapping)
+        else hasattr(value, "numel") and _size(value) > 1
+        for value in held.values()
+    )
 
 
 def states_of(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:

@@ -107,7 +107,7 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     metadata.rows = rows_of(log.history)
     if not metadata.rows:  # the summary is the history's last row
         for row in rows_of([{k: v for k, v in log.summary.items() if not str(k).startswith("_")}]):
-            metadata.final = row.metrics
+            metadata.final, metadata.ended = row.metrics, row.epoch
     return metadata
 
 

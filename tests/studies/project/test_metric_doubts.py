@@ -61,3 +61,9 @@ def test_fractions_among_percentages_are_named():
 )
 def test_failed_runs_and_metrics_that_are_no_shares_are_not(name, values):
     assert metric_doubts([name], [[{name: v}] for v in values]) == []
+
+
+@pytest.mark.parametrize(("values", "n"), [((0.5, 0.5, 0.5), 1), ((0.5, 0.5, 0.6), 0), ((0.5, 0.5), 0)])
+def test_an_objective_of_one_value_is_named(values, n):
+    found = metric_doubts(["acc"], [[{"acc": v, "loss": 1.0}] for v in values])
+    assert [text.startswith("acc is 0.5 on all 3 measured checkpoints") for text in found] == [True] * n

@@ -58,3 +58,36 @@ def test_it_counts_where_nothing_else_says_any(catalogue, tmp_path):
     assert [dict(r.hyperparameters) for r in catalogue.runs()] == expected
     assert [c.hyperparameters for c in catalogue.checkpoints()] == expected
     assert sorted(survey(tmp_path).hyperparameters, key=len) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "numbers"),
+    [
+        ("seed", "lr: 0.5\nseed: 0\n", {"lr": 0.5, "seed": None}),
+        ("seed", "train:\n  random_seed: 42\ndata_seed: 7\n", {"train.random_seed": None, "data_seed": 7}),
+        ("fold", "fold_idx: 0\nseed: 3\n", {"fold_idx": None, "seed": 3}),
+        ("split", "split: train\n", {"split": "train"}),
+    ],
+)
+def test_a_repeat_has_the_number_of_its_name_and_not_that_of_the_configuration_above(
+    catalogue, tmp_path, word, said, numbers
+):
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "config.yaml").write_text(said)
+    for i in (1, 2):
+        folder = tmp_path / "exp" / f"{word}_{i}"
+        folder.mkdir()
+        torch.save({"model": {"w": torch.randn(3, 2)}, "epoch": 1}, folder / "epoch_1.pt")
+    ingest(catalogue, [tmp_path])
+    found = sorted((c.run, dict(c.hyperparameters)) for c in catalogue.checkpoints())
+    assert found == [
+        (f"exp/{word}_{i}", {name: i if value is None else value for name, value in numbers.items()}) for i in (1, 2)
+    ]
+
+
+def test_a_configuration_in_the_folder_of_a_repeat_says_its_own_seed(catalogue, tmp_path):
+    (tmp_path / "seed_1").mkdir()
+    (tmp_path / "seed_1" / "config.yaml").write_text("seed: 1001\n")
+    torch.save({"model": {"w": torch.randn(3, 2)}, "epoch": 1}, tmp_path / "seed_1" / "epoch_1.pt")
+    ingest(catalogue, [tmp_path])
+    assert [dict(c.hyperparameters) for c in catalogue.checkpoints()] == [{"seed": 1001}]

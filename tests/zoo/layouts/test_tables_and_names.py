@@ -222,3 +222,50 @@ def test_a_final_test_is_the_last_checkpoints_where_that_is_the_best_or_nothing_
         (folder / "metrics.json").write_text('{"test_acc": 0.625}')
     assert ingest(catalogue, tmp_path).side_file_failures == []
     assert {(c.run, c.epoch) for c in catalogue.checkpoints() if c.metrics} == {("a", 3), ("b", 3)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    """valid.acc.ave_10best avg_last_5 top5_average ensemble_of_3 swa_5 avg_checkpoint_5 best_acc_71 model_acc93
+    val_loss_2 best_dice_85 model_lr1e-3 best_lr1e-4_bs32 wd5e-4 May01_12-30-15 model_01-05-2023 model_12h30
+    resnet50-0676ba61 vgg16-397923af fast_20200130-047c8118 run-1a2b3c4d cifar10_resnet cifar100_best coco2017
+    mobilenetv2 yolov8n unet_3d wav2vec2_best LeNet5 t5_small h128_l2 model_10k model_124M model_512px gat_8heads
+    stage-1 part2 kfold_3_best client_3 best_copy_2 step_1.5M consolidated.00 resnet_18 resnet-50""".split(),
+)
+def test_a_number_that_is_no_moment_of_a_training_is_no_epoch(name):
+    assert epoch_of({}, Path("/a") / f"{name}.pt") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        *(("model.0001", 1), ("train.12", 12), ("weights.03-0.45", 3), ("checkpoint.5", 5), ("net_E12_loss0.31", 12)),
+        *(("iter_80k", 80_000), ("10epoch", 10), ("500steps", 500), ("avg_epoch_3", 3), ("swa_step_100", 100)),
+        *(("ep1-ba1000000-rank0", 1), ("ba1000000", 1_000_000), ("dev12", 12), ("dec_12", 12), ("resnet_7", 7)),
+        *(("best_acc_71_epoch_9", 9), ("loss_0.25_9", 9), ("ema_0.9999_010000", 10_000), ("mnist_5", 5)),
+    ],
+)
+def test_a_number_beside_such_a_one_is_an_epoch_as_before(name, epoch):
+    assert epoch_of({}, Path("/a") / f"{name}.pt") == epoch
+
+
+def test_files_that_differ_in_a_number_which_rises_evenly_are_one_training_of_an_architecture(tmp_path, catalogue):
+    for run, numbers in (("a", range(1, 11)), ("b", (18, 34, 50)), ("c", (10, 20, 30))):
+        (tmp_path / run).mkdir()
+        for i in numbers:
+            torch.save({"model": weights(i), "run": run}, tmp_path / run / f"resnet_{i}.pt")
+    ingest(catalogue, tmp_path)
+    found = {run: sorted(c.epoch or 0 for c in catalogue.checkpoints() if c.run == run) for run in "abc"}
+    assert found == {"a": list(range(1, 11)), "b": [0, 0, 0], "c": [10, 20, 30]}
+
+
+def test_values_of_a_log_do_not_go_to_an_average_whose_name_counts_its_parts(tmp_path, catalogue):
+    for epoch in range(1, 6):
+        torch.save(weights(epoch), tmp_path / f"{epoch}epoch.pth")
+    torch.save(weights(9), tmp_path / "valid.acc.ave_5best.pth")
+    (tmp_path / "metrics.csv").write_text("epoch,acc\n" + "".join(f"{i},{i / 8}\n" for i in range(1, 6)))
+    ingest(catalogue, tmp_path)
+    assert {Path(c.path).name: c.metrics.get("acc") for c in catalogue.checkpoints()} == {
+        **{f"{i}epoch.pth": i / 8 for i in range(1, 6)},
+        "valid.acc.ave_5best.pth": None,
+    }

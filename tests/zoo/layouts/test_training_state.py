@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 from epsopt.zoo.reading.plain_values import MOST_METRICS
@@ -75,3 +77,50 @@ def test_a_checkpoint_with_more_metrics_than_a_run_may_have_says_so_once_a_run(t
     heard = []
     read_fingerprints([tmp_path / "epoch_1.pt"], on_failure=heard.append)
     assert [f.reason for f in heard] == [said.reason.partition(" (so")[0]]
+
+
+@pytest.mark.parametrize("key", ["opt", "opts", "hps", "hyper_params", "train_config", "model_args", "options"])
+def test_hyperparameters_are_read_under_the_other_keys_that_programs_use(tmp_path, catalogue, key):
+    torch.save({"model": weights(1), key: argparse.Namespace(lr=0.5, layers=6), "epoch": 1}, tmp_path / "a.pt")
+    assert ingest(catalogue, tmp_path).failed == []
+    (found,) = catalogue.checkpoints()
+    assert dict(found.hyperparameters) == {"lr": 0.5, "layers": 6}
+
+
+def test_several_such_keys_together_say_all_and_a_name_that_they_say_differently_is_said_twice(tmp_path, catalogue):
+    said = {"train_config": {"lr": 0.5, "name": "a", "bias": True}, "model_config": {"name": "b", "bias": True}}
+    torch.save({"model": weights(1), **said, "args": None}, tmp_path / "a.pt")
+    ingest(catalogue, tmp_path)
+    (found,) = catalogue.checkpoints()
+    assert dict(found.hyperparameters) == {"lr": 0.5, "name": "a", "bias": True, "model_config.name": "b"}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"state": {}, "param_groups": [{"lr": 0.5, "params": [0]}]},
+        {"state": [{"mom": torch.zeros(3)}], "hypers": [{"lr": 0.5}]},
+        {"adam": {"state": {0: {"exp_avg": torch.zeros(3)}}, "lr": 0.5}},
+        {"lr": 0.5, "mean": torch.zeros(2, 2)},
+    ],
+    ids=["pytorch", "fastai", "nested", "tensors"],
+)
+def test_the_state_of_an_optimiser_is_no_hyperparameters(tmp_path, catalogue, state):
+    torch.save({"model": weights(1), "opt": state, "epoch": 1}, tmp_path / "a.pt")
+    assert ingest(catalogue, tmp_path).failed == []
+    (found,) = catalogue.checkpoints()
+    assert dict(found.hyperparameters) == {}
+
+
+def test_headers_of_kohya_s_scripts_say_hyperparameters_epoch_and_step(tmp_path, catalogue):
+    said = {"ss_learning_rate": "0.0001", "ss_network_dim": "4", "ss_unet_lr": "None", "ss_tag_frequency": '{"a": 1}'}
+    for epoch, name in ((1, "style0-000001"), (2, "style0-000002"), (3, "style0")):
+        moment = {"ss_epoch": str(epoch), "ss_steps": str(100 * epoch), "ss_output_name": "style0"}
+        save_file(weights(epoch), tmp_path / f"{name}.safetensors", {**said, **moment, "modelspec.title": "x"})
+    assert ingest(catalogue, tmp_path).failed == []
+    found = sorted(catalogue.checkpoints(), key=lambda c: c.path)
+    assert [c.epoch for c in found] == [1, 2, 3]
+    read = read_fingerprints([Path(c.path) for c in found])
+    assert [r.step for r in read] == [100, 200, 300]
+    for c in found:
+        assert dict(c.hyperparameters) == {"ss_learning_rate": 0.0001, "ss_network_dim": 4, "ss_unet_lr": None}
