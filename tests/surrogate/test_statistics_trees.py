@@ -80,26 +80,28 @@ def test_a_map_from_before_trees_had_a_say_still_answers(zoo, fitted: tuple[Surr
 
 
 @pytest.mark.usefixtures("real_baseline")
-def test_what_only_trees_see_in_embeddings_is_predicted_with_probes_and_kept() -> None:
-    """A step at zero of what two anchors answer, which no weight tells."""
+def test_trees_of_a_map_with_probes_see_the_embeddings_and_are_kept() -> None:
+    """Steps at zero of what two groups of anchors answer, which no weight tells."""
     rng = np.random.default_rng(0)
-    prints = [fingerprint([("a.weight", torch.from_numpy(rng.normal(size=(6, 6))).float())]) for _ in range(96)]
-    answers = rng.normal(size=(96, 8, 2)).astype(np.float32) * np.exp(rng.normal(size=(96, 8, 1))).astype(np.float32)
-    scores = (answers[:, 2, 0] > 0) + 0.5 * (answers[:, 5, 1] > 0) + 0.02 * rng.normal(size=96)
+    prints = [fingerprint([("a.weight", torch.from_numpy(rng.normal(size=(6, 6))).float())]) for _ in range(101)]
+    shared = rng.normal(size=(101, 2))
+    answers = (np.repeat(shared, (5, 3), axis=1)[:, :, None] + 0.1 * rng.normal(size=(101, 8, 2))).astype(np.float32)
+    scores = (shared[:96, 0] > 0) + 0.5 * (shared[:96, 1] > 0) + 0.02 * rng.normal(size=96)
     keys, runs = tuple(map(str, range(96))), np.repeat(np.arange(24), 4)
-    train = TrainingSet(keys, tuple(prints), runs, np.zeros(96, np.int64), ("score",), scores[:, None], answers)
+    train = TrainingSet(
+        keys, tuple(prints[:96]), runs, np.zeros(96, np.int64), ("score",), scores[:, None], answers[:96]
+    )
     recipe = TrainingConfig(steps=40, batch=32)
-    errors = {p: fit(train, recipe=recipe, folds=4, probes=p)[1].metrics[0].error for p in (False, True)}
-    assert errors[True] < 0.6 * errors[False]
-    probed = fit(train, recipe=recipe, folds=4, probes=True)[0]
+    probed, plain = (fit(train, recipe=recipe, folds=4, probes=p)[0] for p in (True, False))
+    own = plain.network.shape.latent
+    said = [m.memory.latents[:, own:].double().numpy() - m.memory.metrics.numpy() for m in (probed, plain)]
+    assert np.abs(said[0]).mean() < 0.6 * np.abs(said[1]).mean(), "of runs that trees had not seen"
     data, meta = probed.to_bytes()
-    opened = Surrogate.from_bytes(data, meta)
-    new = [fingerprint([("a.weight", torch.from_numpy(rng.normal(size=(6, 6))).float())]) for _ in range(5)]
-    seen = [m.encode(new, answers[:5]).numpy() for m in (probed, opened)]
+    seen = [m.encode(prints[96:], answers[96:]).numpy() for m in (probed, Surrogate.from_bytes(data, meta))]
     np.testing.assert_allclose(*seen, atol=1e-6)
-    own = probed.network.shape.latent
-    assert np.abs(probed.encode(new, answers[5:10]).numpy() - seen[0])[:, own:].max() > 0.05
-    assert np.isfinite(probed.encode(new).numpy()).all(), "where no hook ran"
+    other = probed.encode(prints[96:], answers[:5]).numpy()
+    assert np.abs(other - seen[0])[:, own:].max() > 0.05
+    assert np.isfinite(probed.encode(prints[96:]).numpy()).all(), "where no hook ran"
 
 
 def test_a_map_with_probes_whose_trees_saw_weights_alone_still_answers(zoo) -> None:

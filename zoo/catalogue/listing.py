@@ -18,7 +18,6 @@ from epsopt.zoo.layouts.registry import TRACKERS
 from epsopt.zoo.reading.plain_values import numeral, with_defaults
 
 Metrics = dict[str, float | None]
-_SHARED = 1.5  # moments that share an epoch
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Listed:
         row: of the table, with the name, path and layout of its run.
         metrics: what its files and its run's side files say; the files count.
         run_id: of the run that it is listed under.
-        epoch: epoch; the step where epochs hardly tell checkpoints apart (:func:`count_steps`).
+        epoch: epoch; the step where all checkpoints share one (:func:`count_steps`).
         paths: of its files, those of copies included.
     """
 
@@ -142,7 +141,7 @@ def listing(connection: Connection) -> Listing:
 
 
 def count_steps(listed: Iterable[Listed]) -> None:
-    """Let steps stand for epochs where most moments share theirs, as in a training that takes one epoch or none.
+    """Let steps stand for epochs where all checkpoints of most runs share one, as in a training that takes one epoch.
 
     It holds for a whole catalogue, so that runs can be compared; a run with a checkpoint of no step keeps its epochs.
     """
@@ -158,8 +157,8 @@ def count_steps(listed: Iterable[Listed]) -> None:
             stepless.add(one.run_id)
         else:
             moments.setdefault(one.run_id, set()).add((one.epoch, step))
-    apart = sum(map(len, moments.values()))
-    if apart <= _SHARED * sum(len({epoch for epoch, _ in found}) for found in moments.values()):
+    several = [{epoch for epoch, _ in found} for found in moments.values() if len(found) > 1]
+    if 2 * sum(len(epochs) == 1 for epochs in several) <= len(several):
         return
     for run, found in members.items():
         if run not in stepless:
