@@ -52,6 +52,7 @@ class _Clocks:
             each other: the steps count something else.
         pooled: as in :class:`~epsopt.zoo.layouts.parsed.RunMetadata`.
         lightning: a checkpoint is Lightning's.
+        standing: steps of checkpoints that the metric with the most of them was logged at.
         ahead: the names of all checkpoints (``epoch_5.pth``) count one more than what they hold.
     """
 
@@ -63,6 +64,7 @@ class _Clocks:
     strides: bool
     pooled: bool
     lightning: bool
+    standing: int
     ahead: bool
 
 
@@ -243,6 +245,7 @@ def _clocks(
         strides=any(_at_strides(entries, max(epochs, default=0)) for entries in series),
         pooled=metadata.pooled,
         lightning=lightning,
+        standing=max((len(steps & {row.step for row, _ in entries}) for entries in series), default=0),
         ahead=_names_ahead(positions),
     )
 
@@ -321,12 +324,14 @@ def _of_metric(
 def _count_epochs(steps: Collection[int], positions: Sequence[Position], clocks: _Clocks) -> bool:
     """Tell whether a metric's steps end where the epochs of checkpoints do, and stand at more epochs than steps.
 
+    That says nothing unless others of the log stand at more of the steps.
+
     MMEngine writes scores at the number of the epoch and losses at that of the update, both as ``step``: with ten
     updates an epoch, the scores of epochs 10 and 20 stand at the steps of checkpoints 1 and 2.
     """
     both = [p for p in positions if p.epoch is not None and p.step is not None and p.epoch != p.step]
     at_epochs, at_steps = sum(p.epoch in steps for p in both), sum(p.step in steps for p in both)
-    return at_epochs > at_steps and max(steps) <= clocks.last + 1
+    return clocks.standing > at_steps < at_epochs and max(steps) <= clocks.last + 1
 
 
 def _stands_at(steps: Collection[int], places: set[int]) -> bool:
