@@ -28,13 +28,13 @@ from pathlib import PurePath
 from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.best import is_test
 from epsopt.zoo.layouts.end_of_run import end_of_run, moments_of_end
+from epsopt.zoo.layouts.numbers_in_names import epoch_in_name
 from epsopt.zoo.layouts.parsed import AfterTraining, Position, Row, RunMetadata
 
 _Value = float | None
 _LISTED = 8
 _FEWEST = 3  # epochs that show how a log counts
 _DIGITS = re.compile(r"\d+")
-_EPOCH_IN_NAME = re.compile(r"(?<![a-z])epochs?[=_-]?(\d{1,9})(?!\d|\.\d)", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
 
 
@@ -252,8 +252,8 @@ def _clocks(
 
 def _names_ahead(positions: Sequence[Position]) -> bool:
     """Tell whether checkpoints hold epochs that count from 0, and names that count from 1, as MMCV's and others do."""
-    named = [(p.epoch, found) for p in positions if (found := _EPOCH_IN_NAME.search(PurePath(p.path).stem))]
-    return len(named) > 1 and all(epoch is not None and int(found[1]) == epoch + 1 for epoch, found in named)
+    named = [(p.epoch, n) for p in positions if (n := epoch_in_name(PurePath(p.path).stem)) is not None]
+    return len(named) > 1 and all(epoch is not None and n == epoch + 1 for epoch, n in named)
 
 
 def _at_strides(entries: list[tuple[Row, _Value]], last: int) -> bool:

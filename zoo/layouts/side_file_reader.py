@@ -49,7 +49,7 @@ class SideFileReader:
         run: the run's folder.
         files: that the layout named.
         limits: as for checkpoints.
-        positions: of the run's checkpoints, for logs that name them; empty where nobody asks about these.
+        positions: of the run's checkpoints, for logs that name them; empty where no log is matched.
         failures: (path, reason) of those that could not be read.
         unfinished: a last line was left out because somebody seems to be writing it.
     """

@@ -129,4 +129,4 @@ def test_what_only_the_ends_of_runs_have_is_no_objective_beside_what_is_measured
 def test_a_metric_of_one_value_is_no_objective_beside_one_that_varies():
     out = {e.name: e.reason for e in leave_out(["val_loss", "top5", "lr"], constant=["top5", "lr"])}
     assert out == {"top5": "constant", "lr": "bookkeeping"}
-    assert leave_out(["top5", "odd"], constant=["top5"]) == []  # nobody knows whether the other is one
+    assert leave_out(["top5", "odd"], constant=["top5"]) == []  # the other may vary
