@@ -8,12 +8,15 @@ import importlib
 import json
 import re
 import subprocess
+import sys
+import types
 from pathlib import Path
 from unittest import mock
 
 import click
 import numpy as np
 import pytest
+import torch
 
 from epsopt.cli.main import COMMANDS, group
 from epsopt.optimize import Curve
@@ -186,9 +189,54 @@ def _trains_by_itself() -> dict[str, object]:
     return {"base": {"a": np.ones(8), "b": np.ones(4)}, "train_epoch": train_epoch, "measure": measure}
 
 
-# What a snippet takes from the program around it, and the names that stand for others in these tests.
-AROUND = {"docs/howto/prune.md, block 2": _learned_before, "docs/howto/own-loop.md, block 0": _trains_by_itself}
-SHORTER = {"from lightning.pytorch": "from pytorch_lightning", "spent < 60": "spent < 7"}
+def _network_of_ones_own() -> dict[str, object]:
+    """What the hook takes from its user's module: a network, and inputs."""
+    mine = types.ModuleType("mine")
+    mine.Net, mine.images = lambda: torch.nn.Linear(6, 3), torch.randn(80, 6)
+    sys.modules["mine"] = mine
+    return {}
+
+
+def _adapter_and_inputs() -> dict[str, object]:
+    """What the hook for adapters reads: a base model, token ids and, once it runs, an adapter of that base."""
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32_000, **shape))
+    base.save_pretrained("base")
+    torch.save(torch.randint(0, 32_000, (64, 5)), "sentences.pt")
+    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained("adapter")
+    return {}
+
+
+def _embeds_a_network(names: dict) -> None:
+    answers = names["embed"](torch.nn.Linear(6, 3).state_dict())
+    assert answers.shape == (64, 3)
+    torch.testing.assert_close(answers.sum(dim=1), torch.ones(64))
+
+
+def _embeds_an_adapter(names: dict) -> None:
+    answers = names["embed"]("adapter")
+    assert answers.shape == (64, 320)
+    assert torch.isfinite(answers).all()
+
+
+# What a snippet takes from the program around it, what that program then does with the snippet's names, and the names
+# that stand for others in these tests.
+AROUND = {
+    "docs/howto/prune.md, block 2": _learned_before,
+    "docs/howto/own-loop.md, block 0": _trains_by_itself,
+    "docs/howto/predict-better.md, block 0": _network_of_ones_own,
+    "docs/howto/predict-better.md, block 3": _adapter_and_inputs,
+}
+USED = {
+    "docs/howto/predict-better.md, block 0": _embeds_a_network,
+    "docs/howto/predict-better.md, block 3": _embeds_an_adapter,
+}
+SHORTER = {
+    "from lightning.pytorch": "from pytorch_lightning",
+    "spent < 60": "spent < 7",
+    "path/or/name/of/the/base": "base",
+}
 
 
 # The quickstarts' programs are run by tests/docs/test_quickstarts.py, with the arguments that their pages give them.
@@ -206,15 +254,17 @@ def test_every_snippet_runs_on_a_project(place, code, project, copy, capsys):
         assert mine("propose", "-n", "1").status == 0
     for given, short in SHORTER.items():
         code = code.replace(given, short)
-    names = AROUND.get(place, dict)()
     known = mock.patch("epsopt.studies.fit_map", lambda catalogue: (*load_map(catalogue), None), create=True)
     with contextlib.chdir(mine.folder), known:
+        names = AROUND.get(place, dict)()
         exec(compile(code, place, "exec"), names)
+        USED.get(place, len)(names)
+    sys.modules.pop("mine", None)
     if place.startswith("README.md, block 2"):
         assert "coverage" in capsys.readouterr().out
 
 
 def test_what_snippets_take_from_around_them_is_of_snippets_that_exist():
-    assert AROUND.keys() <= {place for place, _ in snippets()}
+    assert AROUND.keys() | USED.keys() <= {place for place, _ in snippets()}
     for given in SHORTER:
         assert any(given in code for _, code in snippets()), given
