@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from epsopt.zoo.layouts.parsed import Row
@@ -13,7 +14,7 @@ from epsopt.zoo.reading.plain_values import flatten, metrics_of, no_tensor, numb
 EPOCH = ("epoch", "epochs", "train/epoch", "trainer/epoch")
 STEP = (
     *("step", "global_step", "global_steps", "iteration", "iter", "iter_num", "num_updates"),
-    *("trainer/global_step", "train/global_step", "training_iteration", "_step", "current_steps"),
+    *("trainer/global_step", "train/global_step", "training_iteration", "_step", "current_steps", "steps"),
     *("time/total_timesteps", "total_timesteps", "timesteps_total", "timesteps"),  # of Stable-Baselines3 and RLlib
 )
 """Columns that say where in a run a row was logged, the most certain first; capitals make no difference."""
@@ -43,7 +44,7 @@ def rows_of(records: Iterable[Mapping[str, Any]], *, by_step: bool = False, chec
     out = []
     for record in records:
         about = {low: v for k, v in record.items() if (low := k.lower()) in _ABOUT}
-        rest = {k: v for k, v in record.items() if k.lower() not in _ABOUT and k != checkpoint}
+        rest = {k: v for k, v in record.items() if k.lower() not in _ABOUT and k != checkpoint and not _has_records(v)}
         values = {k: number_or_text(v) if isinstance(v, str) else v for k, v in rest.items()}
         metrics = metrics_of(values, no_tensor)
         if metrics:
@@ -51,6 +52,11 @@ def rows_of(records: Iterable[Mapping[str, Any]], *, by_step: bool = False, chec
             epoch, step = place_of(about)
             out.append(Row(None if by_step else epoch, step, metrics, named if isinstance(named, str) else None))
     return out
+
+
+def _has_records(value: Any) -> bool:
+    """Tell whether a value is a list of records: what a log keeps of each batch (skorch) is of no checkpoint."""
+    return isinstance(value, list) and any(isinstance(v, Mapping) for v in value)
 
 
 def no_numbers(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -106,6 +112,9 @@ def series_in(tree: Mapping[str, Any]) -> tuple[list[Row], dict[str, Any]]:
     rows: list[Row] = []
     rest: dict[str, Any] = {}
     for name, value in tree.items():
+        if isinstance(value, list) and (listed := _series_of(name, value)):
+            rows += listed
+            continue
         if not isinstance(value, Mapping):
             rest[name] = value
             continue
@@ -124,6 +133,39 @@ def series_in(tree: Mapping[str, Any]) -> tuple[list[Row], dict[str, Any]]:
         if left or not inside:
             rest[name] = left
     return rows, rest
+
+
+def _series_of(name: str, values: list[Any]) -> list[Row]:
+    """Return the rows of ``[[1, 0.5], [2, 0.6]]`` and of ``[{"epoch": 1, "value": 0.5}, …]``; none of other lists.
+
+    TensorBoard's export has a time before the moment and the value.
+    """
+    if values and all(isinstance(v, Mapping) and place_of(v) != (None, None) for v in values):
+        named = [{_inside(name, key): value for key, value in v.items()} for v in values]
+        return rows_of(named)
+    pairs = [v for v in values if isinstance(v, list) and len(v) in (2, 3) and all(map(_is_number, v))]
+    if not pairs or len(pairs) < len(values) or len({len(v) for v in pairs}) > 1:
+        return []
+    moments = [whole(v[-2]) for v in pairs]
+    if any(n is None for n in moments) or any(b <= a for a, b in pairwise(n for n in moments if n is not None)):
+        return []
+    return [
+        Row(None, n, metrics)
+        for n, v in zip(moments, pairs, strict=True)
+        if (metrics := metrics_of({name: v[-1]}, no_tensor))
+    ]
+
+
+def _inside(name: str, key: str) -> str:
+    """Name a value of a list of records by the list, where that says more than that it is a log."""
+    if says_place(key) or name.lower() in _LOG_WORDS:
+        return key
+    return name if key.lower() in _SERIES_VALUES else f"{name}.{key}"
+
+
+_LOG_WORDS = frozenset(
+    "log logs history log_history metrics results records rows epochs steps evaluations scores".split()
+)
 
 
 def without_lists(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from epsopt.zoo.layouts.log_rows import (
 )
 from epsopt.zoo.layouts.named_values import with_own_number
 from epsopt.zoo.layouts.numbers_in_names import epoch_in_name, moment_in_name, step_in_name
+from epsopt.zoo.layouts.other_logs import is_other, other_logs, records_of
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.ray import PROGRESS, add_reports, are_reports
@@ -60,7 +61,14 @@ from epsopt.zoo.layouts.several_logs import Log, put_together
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import METRICS, latest, scores, stated, stated_hyperparameters, states_of
-from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
+from epsopt.zoo.reading.plain_values import (
+    MOST_METRICS,
+    VALUES,
+    flatten,
+    metrics_of,
+    number_or_text,
+    without_prefixes,
+)
 from epsopt.zoo.reading.policy_archive import POLICY, Arguments, arguments, unpacked
 
 if TYPE_CHECKING:
@@ -97,7 +105,7 @@ _IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
 TELLS = frozenset(_IN_ORDER)
 CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
 _NO_MODEL = re.compile(
-    r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
+    r"([\w-]+\.)*(optim(izer)?|criterion|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
 )
 _PARTS_OF_A_POLICY = frozenset(("pytorch_variables.pth", "ent_coef_optimizer.pth"))
 """What Stable-Baselines3 packs with a policy: a few numbers, and the state of an optimiser."""
@@ -150,6 +158,7 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
         *([] if any(file.name in CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
         *_of_openmmlab(run, folders),
         *own_files(held, folders, TELLS),
+        *other_logs(run, held, folders, TELLS),
     ]
 
 
@@ -179,12 +188,13 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     metadata = RunMetadata(failures=reader.failures)
     logs: list[Log] = []
     shared: list[Path] = []
+    configured: list[tuple[Path, dict[str, Any]]] = []
     for file in reader.files:
         if file.name in CONFIGS:
-            metadata.hyperparameters = {**_configured(reader.structure(file), file, reader), **metadata.hyperparameters}
+            configured.append((file, _configured(reader.structure(file), file, reader)))
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
-            metadata.hyperparameters = {**_configured(held, file, reader), **metadata.hyperparameters}
+            configured.append((file, _configured(held, file, reader)))
         elif logs and _is_of_openmmlab(file) and _is_of_openmmlab(logs[-1].file):
             _read_log(reader, file, logs[-1].metadata)  # a later session of the same log
         else:
@@ -197,8 +207,38 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
         verb = "does" if len(shared) == 2 else "do"
         others = f" (so {verb} {count(len(shared) - 1, 'other file')})" if shared[1:] else ""
         reader.record_failure(shared[0], f"{SHARED}{others}")
+    _put_configurations(metadata, configured)
     put_together(metadata, logs)
     return metadata
+
+
+def _put_configurations(metadata: RunMetadata, configured: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Add what configurations say; where two say other values of one name, the first counts and the second is named."""
+    said: dict[str, Path] = {}
+    for file, values in configured:
+        known = metadata.hyperparameters
+        others = [name for name, value in values.items() if name in known and not _same(known[name], value)]
+        if others:
+            name = others[0]
+            more = f" (and {count(len(others) - 1, 'other')})" if others[1:] else ""
+            reason = (
+                f"says {name[:60]} = {_short(values[name])}{more}, and {said[name].name} says {_short(known[name])}, "
+                "which counts: remove the file that is not of this run"
+            )
+            metadata.failures.append((str(file), reason))
+        metadata.hyperparameters = {**values, **known}
+        said = {**dict.fromkeys(values, file), **said}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two files mean the same: ``1`` in a text and in JSON, ``0.10`` and ``0.1``, ``None`` and null."""
+    return (
+        one == other or str(one).lower() == str(other).lower() or number_or_text(str(one)) == number_or_text(str(other))
+    )
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:40]
 
 
 def _configured(tree: Any, file: Path, reader: SideFileReader) -> dict[str, Any]:
@@ -209,6 +249,8 @@ def _configured(tree: Any, file: Path, reader: SideFileReader) -> dict[str, Any]
 
 def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> bool:
     """Add what a log says; return whether its rows were chosen since they name the run."""
+    if is_other(file, reader.run, TELLS) and not _is_of_openmmlab(file):
+        return _add_records(metadata, file, records_of(reader, file), reader)
     if file.name in LOG_TEXTS:
         return _add_records(metadata, file, reader.json_lines_or_text(file), reader)
     if file.name == EVALUATIONS:

@@ -32,6 +32,7 @@ YAML_BYTES = 1 << 20
 JSON_BYTES = 64 << 20
 TABLE_BYTES = 256 << 20
 _MERGED = 100_000
+_BEGINNING = 64 << 10  # of a text that is looked at before it is read
 _CELLS = 5_000_000  # of one table
 _YOUNG = 10.0  # seconds: a last line without its end is taken for half-written in a file that is younger
 _Parsed = TypeVar("_Parsed")
@@ -153,6 +154,16 @@ class SideFileReader:
         """Return the objects of a text with one on each line; nothing of any other text."""
         text = self.attempt(path, lambda p: self.text(p, TABLE_BYTES, lines=True))
         return self.json_lines(path) if text is not None and text.lstrip().startswith("{") else []
+
+    def first_line(self, path: Path) -> str:
+        """Return the first line with anything in it of a text; nothing of what cannot be read or is no text."""
+        try:
+            with open_source(location(path), self.limits) as source:
+                data = bytes(source.read(0, min(source.size, _BEGINNING)))
+        except (UnreadableCheckpoint, ChangedWhileReadError):
+            return ""
+        lines = data.decode("utf-8-sig", errors="replace").splitlines()
+        return next((line for line in lines if line.strip()), "")
 
     def text(self, path: Path, limit: int, *, lines: bool = False) -> str:
         """Return a text file whole; with `lines`, without a last line that is being written.

@@ -22,7 +22,7 @@ from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, refusal
 from epsopt.zoo.side_files.run_tables import Entry, RunTableRows, merged
 
-TELLER = 5
+TELLER = 6
 """Raised when side files should be read again because a layout has learned something."""
 
 _YOUNG = 10.0  # seconds: what a file this young says may be half of it

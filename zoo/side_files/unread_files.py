@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.other_logs import is_other, names_moments
+from epsopt.zoo.layouts.plain import TELLS
 from epsopt.zoo.layouts.registry import sources
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 
 _MOST_RUNS = 100
 """Runs that are looked at: files that matter lie in each."""
@@ -38,7 +41,7 @@ def unread_files(runs: Mapping[Path, Sequence[Path]]) -> dict[str, int]:
     step = max(1, -(-len(runs) // _MOST_RUNS))
     for run in sorted(runs)[::step]:
         held = list(dict.fromkeys(runs[run]))
-        read = {file for _, files in sources(run, held, folders) for file in files}
+        read = {file for _, files in sources(run, held, folders) for file in files if _is_read(file, run)}
         names = {
             _DIGITS.sub("#", name)
             for folder in dict.fromkeys((run, *held))
@@ -47,3 +50,8 @@ def unread_files(runs: Mapping[Path, Sequence[Path]]) -> dict[str, int]:
         }
         found.update(names)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _is_read(file: Path, run: Path) -> bool:
+    """Tell whether a file that a layout named is read: of tables of any name, those that hold epochs or steps are."""
+    return not is_other(file, run, TELLS) or names_moments(SideFileReader(run, [file]), file)

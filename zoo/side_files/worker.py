@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts import hugging_face, plain
-from epsopt.zoo.layouts.parsed import Position, Row, match_rows
+from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
 from epsopt.zoo.layouts.series import SHARED, leave_out_shared
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
+from epsopt.zoo.layouts.training_state import is_score
 from epsopt.zoo.reading.plain_values import MOST_METRICS
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
@@ -36,6 +38,8 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         for log, rows in (metadata.logs or {_log_among(request["files"]): metadata.rows}).items():
             text = _without_place(len(rows), positions) if nowhere else _elsewhere(rows, positions)
             metadata.failures += [(log, text)] if rows else []
+    elif metrics and request["layout"] == plain.LAYOUT.name:
+        metadata.failures += _of_no_checkpoint(metadata, metrics, _log_among(request["files"]))
     return {
         "status": "parsed",
         "hyperparameters": metadata.hyperparameters,
@@ -76,6 +80,33 @@ def _elsewhere(rows: Sequence[Row], positions: Sequence[Position]) -> str:
     )
 
 
+def _of_no_checkpoint(
+    metadata: RunMetadata, metrics: Mapping[str, Mapping[str, float | None]], log: str
+) -> list[tuple[str, str]]:
+    """Name the scores that were logged at no checkpoint's moment, where other metrics of the run were."""
+    had = {name for row in metrics.values() for name in row}
+    rows: dict[str, list[Row]] = {}
+    for row in metadata.rows:
+        for name, value in row.metrics.items():
+            if value is not None and name not in had and is_score(name) and not _OF_TRAINING.search(name):
+                rows.setdefault(name, []).append(row)
+    said = " ".join(reason for _, reason in metadata.failures)
+    names = [name for name in rows if name not in said]
+    if not names:
+        return []
+    first = rows[names[0]]
+    file = next((file for file, held in metadata.logs.items() if any(row is first[0] for row in held)), log)
+    logged = [f"{what} {span}" for what, of in _MOMENTS if (span := _span([of(row) for row in first]))]
+    more = f" (so has {count(len(names) - 1, 'other')})" if names[1:] else ""
+    reason = (
+        f"no checkpoint has a value of {names[0][:60]!r}{more}, which was logged at "
+        f"{' and '.join(logged) or 'no moment'}: save checkpoints there, or give the values in a CSV with columns "
+        'checkpoint and metric.NAME ([runs] table = "runs.csv")'
+    )
+    return [(file, reason)]
+
+
+_OF_TRAINING = re.compile(r"(?:^|[^a-z])train", re.IGNORECASE)
 _MOMENTS: tuple[tuple[str, Callable[[Row | Position], int | None]], ...] = (
     ("epochs", lambda place: place.epoch),
     ("steps", lambda place: place.step),
@@ -84,7 +115,9 @@ _MOMENTS: tuple[tuple[str, Callable[[Row | Position], int | None]], ...] = (
 
 def _span(numbers: Sequence[int | None]) -> str:
     known = [n for n in numbers if n is not None and n < 2**53]
-    return f"{min(known)} to {max(known)}" if known else ""
+    if not known:
+        return ""
+    return f"{min(known)}" if min(known) == max(known) else f"{min(known)} to {max(known)}"
 
 
 def compare_logs(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def test_what_lies_beside_checkpoints_and_is_not_read_is_named_by_its_runs(tmp_p
     for i in (1, 2):
         save(tmp_path / f"run_{i}" / "epoch_1.pt", i)
         (tmp_path / f"run_{i}" / "metrics.csv").write_text("epoch,acc\n1,0.5\n")
-        (tmp_path / f"run_{i}" / f"table_{i}.csv").write_text("epoch,acc\n1,0.5\n")
+        (tmp_path / f"run_{i}" / f"table_{i}.csv").write_text("text,label\nwell,1\n")
+        (tmp_path / f"run_{i}" / f"history_of_{i}.csv").write_text("epoch,loss\n1,0.5\n")
         (tmp_path / f"run_{i}" / "tokenizer_config.json").write_text("{}")
     (tmp_path / "run_1" / "notes.ini").write_text("")
     runs = {tmp_path / f"run_{i}": [tmp_path / f"run_{i}"] for i in (1, 2)}
