@@ -1,8 +1,8 @@
 """Logs of any name: tables with a column of epochs or steps, in a run's folder or in one of its folders for logs.
 
 ``train.csv`` and ``val.csv``, ``csv_logger/valid.csv`` (Catalyst), ``logs/csv/version_0/metrics.csv`` (LitGPT),
-``eval/similarity_evaluation_results.csv`` (Sentence Transformers). Their names promise nothing, so what they hold
-decides: a table without such a column, or whose rows do not go forward, is data and no log.
+``eval/similarity_evaluation_results.csv`` (Sentence Transformers). Nothing follows from their names, so what they
+hold decides: a table without such a column, or whose rows do not go forward, is data and no log.
 """
 
 from __future__ import annotations

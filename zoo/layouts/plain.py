@@ -214,7 +214,7 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
 
 def _put_configurations(metadata: RunMetadata, configured: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """Add what configurations say; where two say other values of one name, the first counts and the second is named."""
-    said: dict[str, Path] = {}
+    source: dict[str, Path] = {}
     for file, values in configured:
         known = metadata.hyperparameters
         others = [name for name, value in values.items() if name in known and not _same(known[name], value)]
@@ -222,12 +222,12 @@ def _put_configurations(metadata: RunMetadata, configured: Sequence[tuple[Path, 
             name = others[0]
             more = f" (and {count(len(others) - 1, 'other')})" if others[1:] else ""
             reason = (
-                f"says {name[:60]} = {_short(values[name])}{more}, and {said[name].name} says {_short(known[name])}, "
+                f"says {name[:60]} = {_short(values[name])}{more}, and {source[name].name} says {_short(known[name])}, "
                 "which counts: remove the file that is not of this run"
             )
             metadata.failures.append((str(file), reason))
         metadata.hyperparameters = {**values, **known}
-        said = {**dict.fromkeys(values, file), **said}
+        source = {**dict.fromkeys(values, file), **source}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -7,7 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsopt.zoo.layouts import dvclive, hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
+from epsopt.zoo.layouts import (
+    dvclive,
+    hugging_face,
+    hydra,
+    lightning,
+    mlflow,
+    plain,
+    ray,
+    sharded,
+    speechbrain,
+    tensorboard,
+    wandb,
+)
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout, Undecided
 from epsopt.zoo.layouts.merge_record import RECORD, parents_of_record
@@ -20,6 +32,7 @@ LAYOUTS: tuple[Layout, ...] = (
     mlflow.LAYOUT,
     wandb.LAYOUT,
     ray.LAYOUT,
+    speechbrain.LAYOUT,
     hugging_face.LAYOUT,
     lightning.LAYOUT,
     dvclive.LAYOUT,

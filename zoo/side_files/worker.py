@@ -90,8 +90,8 @@ def _of_no_checkpoint(
         for name, value in row.metrics.items():
             if value is not None and name not in had and is_score(name) and not _OF_TRAINING.search(name):
                 rows.setdefault(name, []).append(row)
-    said = " ".join(reason for _, reason in metadata.failures)
-    names = [name for name in rows if name not in said]
+    named = " ".join(reason for _, reason in metadata.failures)
+    names = [name for name in rows if name not in named]
     if not names:
         return []
     first = rows[names[0]]

@@ -525,6 +525,48 @@ def sharded(folder: Path) -> Example:
     return Example(folder, {"hugging-face": 1}, {"run": {}}, expected, (side,))
 
 
+def speechbrain(folder: Path) -> Example:
+    """Two seeds of a recipe, each with a folder for each checkpoint that it kept, and its log."""
+    expected: dict[tuple[str, int | None], dict[str, float]] = {}
+    for i, name in enumerate(("1001", "1002")):
+        run = folder / name
+        lines = []
+        for epoch in (1, 2, 3):
+            at = run / "save" / f"CKPT+2026-05-0{epoch}+12-30-01+00"
+            at.mkdir(parents=True)
+            torch.save(weights(10 * i + epoch), at / "model.ckpt")
+            torch.save({"state": {}, "param_groups": [{"lr": 0.1}]}, at / "optimizer.ckpt")
+            torch.save({"mean": torch.zeros(3)}, at / "normalizer.ckpt")
+            (at / "counter.ckpt").write_text(str(epoch))
+            (at / "brain.ckpt").write_text(f"avg_train_loss: 0.5\noptimizer_step: {epoch * 100}\nstep: 100\n")
+            (at / "CKPT.yaml").write_text(
+                f"# yamllint disable\nWER: {40 / epoch + i}\nend-of-epoch: true\nunixtime: 1777638601.5\n"
+            )
+            lines.append(f"epoch: {epoch}, lr: 1.00e-01 - train loss: {3 / epoch:.2f} - valid loss: {4 / epoch:.2f}\n")
+            expected[name, epoch] = {
+                "lr": 0.1,
+                "train_loss": round(3 / epoch, 2),
+                "valid_loss": round(4 / epoch, 2),
+                "WER": 40 / epoch + i,
+            }
+        (run / "train_log.txt").write_text("".join(lines))
+        (run / "hyperparams.yaml").write_text(
+            f"# made from train.yaml\nseed: {name}\nlr: {0.1 / (i + 1)}\noutput_folder: !ref results/<seed>\n"
+            "opt_class: !name:torch.optim.Adam\n  lr: !ref <lr>\n"
+        )
+
+    def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
+        with (root / "1001" / "train_log.txt").open("a") as file:
+            file.write("Epoch loaded: 3 - test loss: 0.75, test WER: 9.50\n")
+        values = {**expected["1001", 3], "test_loss": 0.75, "test_WER": 9.5}
+        return {**expected, ("1001", 3): values}
+
+    first = folder / "1001"
+    sides = (first / "hyperparams.yaml", first / "train_log.txt")
+    expected_hyperparameters = {"1001": {"lr": 0.1}, "1002": {"lr": 0.05}}
+    return Example(folder, {"speechbrain": 2}, expected_hyperparameters, expected, sides, grow)
+
+
 WRITERS: dict[str, Callable[[Path], Example]] = {
     "plain": plain_with_files,
     "lightning": lightning,
@@ -539,6 +581,7 @@ WRITERS: dict[str, Callable[[Path], Example]] = {
     "ray": ray,
     "dvclive": dvclive,
     "sharded": sharded,
+    "speechbrain": speechbrain,
 }
 
 _WRITTEN: dict[str, Example] = {}

@@ -128,9 +128,7 @@ def test_a_metric_that_no_checkpoint_has_is_named(catalogue, tmp_path):
     found, failures = ingested(catalogue, tmp_path / "a", metrics__csv=text)
     assert found == {1: {"acc": 0.5}, 2: {"acc": 0.6}}
     assert len(failures) == 1
-    assert failures[0].startswith(
-        "no checkpoint has a value of 'fid' (so has 1 other), which was logged at epochs 3: "
-    )
+    assert failures[0].startswith("no checkpoint has a value of 'fid' (so has 1 other), which was logged at epochs 3: ")
 
 
 def test_configurations_that_contradict_each_other_are_named(catalogue, tmp_path):
