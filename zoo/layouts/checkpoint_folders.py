@@ -15,7 +15,9 @@ from typing import NamedTuple
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.reading.policy_archive import POLICY
 
-HOLDERS = frozenset("checkpoint checkpoints ckpt ckpts weights models snapshots".split())
+_HOLDING = frozenset("checkpoint checkpoints ckpt ckpts snapshots".split())
+HOLDERS = _HOLDING | frozenset("weights models nn nerfstudio_models saved saved_models trained_models".split())
+"""Names of folders for checkpoints inside a run's, of rl_games and nerfstudio among others."""
 _DEEP = frozenset("checkpoint ckpt chkpt iter iteration".split())
 _WORDS = _DEEP | frozenset("cp epoch ep step update snapshot save state milestone".split())
 # What is numbered and is a run, or a part of one model.
@@ -31,7 +33,7 @@ _PART = re.compile(r"mp_rank_\d\d(?:_\d\d\d)?")  # Megatron-LM's, in the folder 
 _LIGHTNING = ".ckpt"  # with DeepSpeed and FSDP, Lightning's files are folders
 _STEPS = re.compile(r"(?:(.*)[-_.])?(\d{1,15})_steps")
 _DEPTH = 3
-_NUMBERED = HOLDERS - {"models", "weights"}
+_NUMBERED = _HOLDING
 
 
 def number_of(folder: Path) -> int | None:

@@ -18,7 +18,10 @@ STEP = (
     *("time/total_timesteps", "total_timesteps", "timesteps_total", "timesteps"),  # of Stable-Baselines3 and RLlib
 )
 """Columns that say where in a run a row was logged, the most certain first; capitals make no difference."""
-TIMES = frozenset("time timestamp _timestamp _runtime runtime wall_time date".split())
+TIMES = frozenset(
+    "time timestamp _timestamp _runtime runtime wall_time date elapsed_time remaining_time percentage"
+    " total_steps".split()
+)
 """Columns that say when a row was written: no quality of a model."""
 _PLACE = frozenset((*EPOCH, *STEP))
 _ABOUT = _PLACE | TIMES
@@ -46,12 +49,22 @@ def rows_of(records: Iterable[Mapping[str, Any]], *, by_step: bool = False, chec
         about = {low: v for k, v in record.items() if (low := k.lower()) in _ABOUT}
         rest = {k: v for k, v in record.items() if k.lower() not in _ABOUT and k != checkpoint and not _has_records(v)}
         values = {k: number_or_text(v) if isinstance(v, str) else v for k, v in rest.items()}
-        metrics = metrics_of(values, no_tensor)
+        metrics = metrics_of({**values, **_of_coco(values)}, no_tensor)
         if metrics:
             named = record.get(checkpoint) if checkpoint is not None else None
             epoch, step = place_of(about)
             out.append(Row(None if by_step else epoch, step, metrics, named if isinstance(named, str) else None))
     return out
+
+
+def _of_coco(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the twelve numbers of a COCO evaluation, which DETR and its kin log as a list, by what they are."""
+    lists = {k: v for k, v in record.items() if "coco" in k.lower() and isinstance(v, list) and len(v) == len(_COCO)}
+    return {f"{name}.{what}": v for name, values in lists.items() for what, v in zip(_COCO, values, strict=True)}
+
+
+_COCO = "AP AP50 AP75 AP_small AP_medium AP_large AR_1 AR_10 AR_100 AR_small AR_medium AR_large".split()
+"""In the order of pycocotools' ``COCOeval.stats``."""
 
 
 def _has_records(value: Any) -> bool:

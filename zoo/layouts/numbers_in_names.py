@@ -12,6 +12,7 @@ from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.series import OF_RUNS
+from epsopt.zoo.layouts.training_state import is_score
 
 _EPOCH = re.compile(r"(?:epoch|(?<![a-z])ep)[=_.-]?(\d{1,15})", re.IGNORECASE)
 _STEP = re.compile(
@@ -91,6 +92,24 @@ def step_in_name(stem: str) -> int | None:
     """Return the number of the optimiser's updates in a file's name without its suffix, behind a word for them."""
     named = _OPTIMISER.search(_without_other_numbers(stem))
     return None if named is None else int(named[1]) * (1000 if named[2] else 1)
+
+
+def score_in_name(stem: str) -> dict[str, float]:
+    """Return the score that ends a file's name: ``best_model_5_val_accuracy=0.8000``, ``model_key_metric=0.7``.
+
+    Ignite keeps the highest number, so that a loss has its sign turned there: of a negative loss nothing is returned.
+    """
+    found = _SCORE.search(stem)
+    if found is None:
+        return {}
+    name = _BEFORE_SCORE.sub("", found[1])
+    negative = found[2].startswith("-") and re.search(r"loss|err", name, re.IGNORECASE)
+    known = is_score(name) or name.lower() == "key_metric"
+    return {name: float(found[2])} if known and not negative else {}
+
+
+_SCORE = re.compile(r"(?:^|[-.])?([A-Za-z][\w@]*)=(-?\d{1,9}\.\d{1,9})$")
+_BEFORE_SCORE = re.compile(r"^.*\d_|^(?:(?:best|model|net|checkpoint|ckpt|weights)_)+", re.IGNORECASE)
 
 
 def moment_in_name(path: Path) -> int | None:

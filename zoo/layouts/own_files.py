@@ -18,6 +18,8 @@ _SET = r"(?:val|valid|validation|dev|test|eval|train|training)"
 _WORD = rf"(?:{_SET}[_.-])?(?:metrics?|results?|scores?|evaluation|eval|stats)"
 _MOMENT = r"(?:(epoch|ep|step|iter|iteration|checkpoint|ckpt)[_=.-]?)?(\d{1,15})"
 _NUMBERED = re.compile(rf"{_WORD}[_=.-]?{_MOMENT}|{_MOMENT}[_=.-]{_WORD}", re.IGNORECASE)
+_LOSSES = "loss_dict"
+_MOMENT_OF_STATE = frozenset("epoch step tag lr lrs cv_loss save_time save_interval".split())
 _STEPS = frozenset(("step", "iter", "iteration"))
 
 
@@ -66,8 +68,13 @@ def take(metadata: RunMetadata, file: Path, tree: Any) -> None:
     configs = [key for key in tree if key in HYPERPARAMETERS and isinstance(tree[key], Mapping)]
     for key in configs:
         metadata.hyperparameters = {**flat(tree[key]), **metadata.hyperparameters}
-    measured = next((tree[key] for key in METRICS if isinstance(tree.get(key), Mapping)), None)
+    name = next((key for key in (*METRICS, _LOSSES) if isinstance(tree.get(key), Mapping)), None)
+    measured = None if name is None else tree[name]
     rest = {key: value for key, value in tree.items() if key not in configs}
+    if name is not None and any(isinstance(value, Mapping) for key, value in rest.items() if key != name):
+        # A whole configuration with what was measured in it, as WeNet keeps one for each checkpoint.
+        setup = {key: value for key, value in rest.items() if key not in _MOMENT_OF_STATE and key != name}
+        metadata.hyperparameters = {**flat(setup), **metadata.hyperparameters}
     place = moment_of(file)
     for row in rows_of([rest if measured is None else measured]):
         if place is None:

@@ -42,7 +42,7 @@ from epsopt.zoo.layouts.log_rows import (
     without_lists,
 )
 from epsopt.zoo.layouts.named_values import with_own_number
-from epsopt.zoo.layouts.numbers_in_names import epoch_in_name, moment_in_name, step_in_name
+from epsopt.zoo.layouts.numbers_in_names import epoch_in_name, moment_in_name, score_in_name, step_in_name
 from epsopt.zoo.layouts.other_logs import is_other, other_logs, records_of
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
@@ -83,8 +83,9 @@ BASE = ("init_from", "base", "init_checkpoint", "pretrained", "finetune_from", "
 """Hyperparameters that name the checkpoint which a run started from or went on from, by the last part of their name."""
 CONFIGS = tuple(
     f"{stem}.{suffix}"
-    for stem in ("config", "hparams", "args", "params", "hyperparameters", "hyperparams")
+    for stem in ("config", "hparams", "args", "params", "hyperparameters", "hyperparams", "training_args", "train")
     for suffix in ("yaml", "yml", "json", "toml")
+    if (stem, suffix) != ("train", "json")  # data, more often than not
 )
 CONFIG_TEXTS = tuple(
     f"{stem}.txt"
@@ -104,12 +105,20 @@ LOGS = tuple(
 _IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
 TELLS = frozenset(_IN_ORDER)
 CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
+_FOR_CONFIGURATIONS = frozenset("params configs config conf cfg logs".split())
+_CONFIGURATION = re.compile(
+    r"(?:[\w-]+_)?(?:config|hparams|args|params|hyperparameters|agent)\.(?:ya?ml|json)", re.IGNORECASE
+)
 _NO_MODEL = re.compile(
-    r"([\w-]+\.)*(optim(izer)?|criterion|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
+    r"([\w-]+\.)*(optim(izer)?|criterion|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+"
+    r"|\.?lr_find[\w-]*\.ckpt|_tmp\.pth",  # what Lightning's and fastai's searches for a learning rate leave behind
+    re.IGNORECASE,
 )
 _PARTS_OF_A_POLICY = frozenset(("pytorch_variables.pth", "ent_coef_optimizer.pth"))
 """What Stable-Baselines3 packs with a policy: a few numbers, and the state of an optimiser."""
 _DATED = re.compile(r"\d{8}_\d{6}")
+_OF_AN_EVALUATION = frozenset(("precision", "recall", "scores", "counts"))
+"""What pycocotools keeps of an evaluation; DETR and its kin save it as ``eval/latest.pth``."""
 _PACKED = re.compile(r"\.(absmax|qweight|qzeros|quant_state\.bitsandbytes__\w+|SCB)$")
 """Names of what goes with packed weights."""
 
@@ -153,13 +162,22 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return configurations and logs in the run's folder, or beside its checkpoints."""
     places = dict.fromkeys((run, *held))
     own = [file for folder in places for file in folders.those(folder, _IN_ORDER)]
+    inside = [] if any(file.name in CONFIGURATIONS for file in own) else _configurations_inside(run, folders)
     return [
         *own,
-        *([] if any(file.name in CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
+        *inside,
+        *([] if inside or any(file.name in CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
         *_of_openmmlab(run, folders),
         *own_files(held, folders, TELLS),
         *other_logs(run, held, folders, TELLS),
+        *_of_nnunet(run, folders),
     ]
+
+
+def _configurations_inside(run: Path, folders: Folders) -> list[Path]:
+    """Return configurations in a run's folders for these: ``params/agent.yaml``, ``logs/torchtune_config.yaml``."""
+    places = (run / name for name in sorted(folders.names(run)) if name.lower() in _FOR_CONFIGURATIONS)
+    return [place / name for place in places for name in sorted(folders.names(place)) if _CONFIGURATION.fullmatch(name)]
 
 
 def _of_repeats(run: Path, folders: Folders) -> list[Path]:
@@ -178,6 +196,15 @@ def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
     return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
 
 
+def _of_nnunet(run: Path, folders: Folders) -> list[Path]:
+    """Return what nnU-Net measured of ``checkpoint_final.pth`` when training ended."""
+    ended = "checkpoint_final.pth" in folders.names(run)
+    return folders.those(run / _VALIDATION, (_SUMMARY,)) if ended else []
+
+
+_VALIDATION, _SUMMARY = "validation", "summary.json"
+
+
 def _is_of_openmmlab(file: Path) -> bool:
     dated = file.name.endswith(".log.json") and _DATED.fullmatch(file.name.removesuffix(".log.json")) is not None
     return dated or file.name == "scalars.json"
@@ -190,7 +217,7 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     shared: list[Path] = []
     configured: list[tuple[Path, dict[str, Any]]] = []
     for file in reader.files:
-        if file.name in CONFIGS:
+        if file.name in CONFIGS or _is_inside(file, reader.run):
             configured.append((file, _configured(reader.structure(file), file, reader)))
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
@@ -241,6 +268,14 @@ def _short(value: Any) -> str:
     return repr(value)[:40]
 
 
+def _is_inside(file: Path, run: Path) -> bool:
+    return (
+        file.parent.parent == run
+        and file.parent.name.lower() in _FOR_CONFIGURATIONS
+        and _CONFIGURATION.fullmatch(file.name) is not None
+    )
+
+
 def _configured(tree: Any, file: Path, reader: SideFileReader) -> dict[str, Any]:
     """Return a configuration, flat; of one above a repeat the repeat's own name says its seed or fold."""
     inherited = file.parent == reader.run.parent and REPEAT.fullmatch(reader.run.name) is not None
@@ -265,10 +300,26 @@ def _read_log(reader: SideFileReader, file: Path, metadata: RunMetadata) -> bool
     elif file.suffix == ".jsonl":
         return _add_records(metadata, file, reader.json_lines(file), reader)
     elif file.name in LOGS or _is_of_openmmlab(file):
-        return _add_json(metadata, file, reader.json_or_lines(file), reader)
+        tree = reader.json_or_lines(file)
+        if file.parent.name == _VALIDATION and isinstance(tree, Mapping):
+            tree = {_VALIDATION: tree.get("foreground_mean", {})}
+        return _add_json(metadata, file, _at_iterations(tree) if file.name.endswith(".log.json") else tree, reader)
     else:
         take(metadata, file, reader.structure(file))
     return False
+
+
+def _at_iterations(tree: Any) -> Any:
+    """Give what MMCV validated the iteration of the update before: it writes how many batches validation took."""
+    if not isinstance(tree, list):
+        return tree
+    out, iteration = [], None
+    for record in tree:
+        if isinstance(record, Mapping) and record.get("mode") == "train":
+            iteration = record.get("iter", iteration)
+        validated = isinstance(record, Mapping) and record.get("mode") == "val" and iteration is not None
+        out.append({**record, "iter": iteration} if validated else record)
+    return out
 
 
 def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any], reader: SideFileReader) -> bool:
@@ -372,7 +423,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     step = _step_of(numbers, unpacked(path))
     epoch = archived.step if epoch is None and step is None else epoch
     notes = [f"what it says of its arguments cannot be read: {archived.reason}"] if archived.reason else []
-    metrics = {**latest(states, epoch), **metrics}
+    metrics = {**score_in_name(unpacked(path).stem), **latest(states, epoch), **metrics}
     return ParsedCheckpoint(
         weights=found.tensors,
         weights_key=found.key,
@@ -407,6 +458,8 @@ def _state_dict(checkpoint: OpenCheckpoint) -> StateDict:
         found = find_state_dict(tree, path, checkpoint.weights_key, checkpoint.equal)
     else:
         found = StateDict("", dict(tree))
+    if _OF_AN_EVALUATION.issuperset(found.tensors):
+        raise UnreadableCheckpoint(path, "holds the results of an evaluation (precision, recall), no weights")
     if not any(t.is_floating_point() and t.numel() for t in found.tensors.values()):
         raise UnreadableCheckpoint(path, f"no weights: none of its {len(found.tensors)} tensors is of floating point")
     _require_no_packed_weights(found.tensors, path)

@@ -90,6 +90,8 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
         reader.attempt(file, partial(_read, found, reader))
         metadata.hyperparameters.update(found.hyperparameters)
         for tag, values in found.scalars.items():
+            if (other := _OTHER_CLOCK.fullmatch(tag)) is not None and other[1] in found.scalars:
+                continue
             name = _name(tag, file.parent, reader.run, places)
             if tag in found.declared and set(values) == {0}:  # no step was given: it is a value of the whole run
                 metadata.final[name] = values[0]
@@ -101,6 +103,10 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     if len(reader.files) == _FILES:
         reader.record_failure(reader.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
     return metadata
+
+
+_OTHER_CLOCK = re.compile(r"(.+?)(?:/time| vs samples)")
+"""Tags that say what another one does, by seconds (RSL-RL) or by samples (Megatron-LM)."""
 
 
 def _name(tag: str, folder: Path, run: Path, places: Container[Path]) -> str:

@@ -20,7 +20,7 @@ HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_par
 OTHER_HYPERPARAMETERS = tuple(
     """hparam hyperparam hyper_params hps opt opts option options flags conf configuration settings params_dict
     training_args train_args training_config train_config run_config exp_config experiment_config cli_args cmd_args
-    parsed_args model_config model_args model_kwargs kwargs""".split()
+    parsed_args model_config model_args model_kwargs kwargs init_args""".split()
 )
 """Keys that hold hyperparameters where no key of `HYPERPARAMETERS` does; several of them together say all."""
 METRICS = ("metrics", "val_metrics", "eval_metrics", "test_metrics", "results", "val_results", "eval_results", "scores")
@@ -28,7 +28,7 @@ METRICS = ("metrics", "val_metrics", "eval_metrics", "test_metrics", "results", 
 _STATES = ("extra_state", "trainer_state", "training_state", "train_state", "meta", "progress")
 _SCORES = frozenset(
     """loss acc accuracy error err score metric f f1 auc auroc ap map iou miou dice psnr ssim bleu rouge wer cer
-    perplexity ppl mse rmse mae fid reward return precision recall""".split()
+    perplexity ppl mse rmse mae fid reward rewards return precision recall""".split()
 )
 _OF_OPTIMISERS = frozenset(("param_groups", "hypers"))  # of PyTorch and of fastai
 _NUMBERED = re.compile(r"(?<=[a-z])\d+$")  # acc1, top5
@@ -79,7 +79,7 @@ def _is_state(held: Mapping[Any, Any], depth: int = 4) -> bool:
 def states_of(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
     """Return the mappings that say where a training stands: the top of the file, then those of state."""
     inner = [held for key in _STATES if isinstance(held := about.get(key), Mapping) and not _is_opaque(held)]
-    return [about, *inner, *_of_fairseq(about)]
+    return [about, *inner, *_of_fairseq(about), *_of_ignite(about)]
 
 
 def _is_opaque(held: Mapping[Any, Any]) -> bool:
@@ -96,6 +96,16 @@ def _of_fairseq(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
     if isinstance(history, list) and history and isinstance(history[-1], Mapping):
         found |= {k: v for k, v in history[-1].items() if k == "num_updates"}
     return [found]
+
+
+def _of_ignite(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    """Return the epoch and the step of a checkpoint that holds the state of Ignite's trainer."""
+    trainer = about.get("trainer")
+    numbers = [trainer.get(k) for k in ("iteration", "epoch_length")] if isinstance(trainer, Mapping) else []
+    if len(numbers) < 2 or not all(isinstance(n, int) and n > 0 for n in numbers):
+        return []
+    iteration, length = numbers
+    return [{"step": iteration, **({} if iteration % length else {"epoch": iteration // length})}]
 
 
 def stated(states: list[Mapping[Any, Any]], names: tuple[str, ...]) -> dict[str, Any]:
@@ -118,6 +128,9 @@ def scores(
         for name, value in state.items():
             if not isinstance(name, str) or name in found or not is_score(name):
                 continue
+            if isinstance(value, Mapping) and _is_flat(value):  # Coqui's model_loss = {"train_loss": …, "eval_loss": …}
+                found.update(metrics_of({f"{name}.{k}": v for k, v in value.items()}, no_tensor))
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number or ((tensors or i) and hasattr(value, "item") and _size(value) == 1):
                 try:
@@ -125,6 +138,17 @@ def scores(
                 except UnreadableCheckpoint:
                     continue  # an odd number beside the weights costs itself alone
     return found
+
+
+def _is_flat(held: Mapping[Any, Any]) -> bool:
+    """Tell whether a mapping holds a few single numbers, or nothing in their place."""
+    return 0 < len(held) <= _FEW and all(
+        isinstance(k, str) and (v is None or (isinstance(v, int | float) and not isinstance(v, bool)))
+        for k, v in held.items()
+    )
+
+
+_FEW = 16
 
 
 def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, float | None]:
@@ -142,13 +166,20 @@ def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, floa
     lists = {one: about[name] for name, one in plural.items() if one != name and is_score(one)}
     for key in _HISTORIES:
         if isinstance(held := about.get(key), Mapping):
-            lists.update({_score_of(name): v for name, v in held.items() if isinstance(name, str)})
+            lists.update(
+                {_score_of(name): v for name, v in held.items() if isinstance(name, str) and not _says_how(name)}
+            )
     found = {
         name: values[-1]
         for name, values in lists.items()
         if isinstance(values, list) and len(values) in (epoch, epoch + 1) and _are_numbers(values)
     }
     return metrics_of(found, no_tensor)
+
+
+def _says_how(name: str) -> bool:
+    """Tell whether a list of a history is of times or learning rates, as nnU-Net keeps them."""
+    return name.lower() in ("lr", "lrs") or name.lower().endswith(("timestamps", "timestamp"))
 
 
 def _score_of(name: str) -> str:

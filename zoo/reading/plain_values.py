@@ -154,7 +154,7 @@ def without_prefixes(names: list[str]) -> list[str]:
 def number_or_text(text: str) -> Plain:
     """Return what a text of a table or a parameter file stands for: a whole or other number, true or false, or text."""
     stripped = text.strip()
-    if len(stripped) <= 40:
+    if len(stripped) <= 40 and "_" not in stripped:  # "2024_01_15" is no number, though Python reads one
         for kind in (int, float):
             try:
                 return kind(stripped)

@@ -88,7 +88,7 @@ def _of_no_checkpoint(
     rows: dict[str, list[Row]] = {}
     for row in metadata.rows:
         for name, value in row.metrics.items():
-            if value is not None and name not in had and is_score(name) and not _OF_TRAINING.search(name):
+            if value is not None and name not in had and _is_of_model(name) and not _OF_TRAINING.search(name):
                 rows.setdefault(name, []).append(row)
     named = " ".join(reason for _, reason in metadata.failures)
     names = [name for name in rows if name not in named]
@@ -106,6 +106,11 @@ def _of_no_checkpoint(
     return [(file, reason)]
 
 
+def _is_of_model(name: str) -> bool:
+    return is_score(name) or _OF_MODELS.search(name) is not None
+
+
+_OF_MODELS = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|eval|test|rew)(?:[^a-z]|$)", re.IGNORECASE)
 _OF_TRAINING = re.compile(r"(?:^|[^a-z])train", re.IGNORECASE)
 _MOMENTS: tuple[tuple[str, Callable[[Row | Position], int | None]], ...] = (
     ("epochs", lambda place: place.epoch),
