@@ -214,8 +214,15 @@ def _merge(
             project, checkpoints, parents, folder, asked.form, asked.groups, asked.budget, asked.reach, asked.rank,
             asked.seed, progress, operator=asked.operator, base=base, density=asked.density, jobs=asked.jobs, kept=kept,
         )  # fmt: skip
-        notes = [*merged.disagreements, *resumed_sentences(kept)]
+        notes = [*_fewer(asked, parents), *merged.disagreements, *resumed_sentences(kept)]
         return _Ended(checkpoints, folder, broken, notes, merged=merged)
+
+
+def _fewer(asked: _Asked, parents: Sequence[Checkpoint]) -> list[str]:
+    """Say that fewer checkpoints than --count were merged."""
+    if asked.parents or not _is_given("count") or len(parents) >= asked.count:
+        return []
+    return [f"{len(parents)} checkpoints were merged, not {asked.count}: no other one of their lineage is on the front"]
 
 
 def _with_whole_models(ended: _Ended, asked: _Asked, progress: Callable[[str, float | None], None]) -> _Ended:

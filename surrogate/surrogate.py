@@ -34,6 +34,9 @@ from epsopt.zoo.fingerprints.formats import READABLE as FINGERPRINT_FORMATS
 from epsopt.zoo.formatting import count
 
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
+_SAME = 1e-4
+"""Distance of z, in the spread of all that is known, below which weights are the same but for rounding."""
+_AT_A_TIME = 512
 
 
 class OtherVersion(CatalogueError):  # noqa: N818 - it says what was found
@@ -288,11 +291,28 @@ class Surrogate:
         if self.trees is None:
             return z
         predicted = torch.from_numpy(self.trees(fingerprints, self.tokenizer.answers(tokens))).float()
-        for i, fingerprint in enumerate(fingerprints):
-            known = self.memory.place.get(weights_digest(fingerprint))
-            if known is not None:
-                predicted[i] = self.memory.latents[known, z.shape[1] :]
+        known = self._known(fingerprints, z)
+        rows = np.flatnonzero(known >= 0)
+        predicted[rows] = self.memory.latents[known[rows], z.shape[1] :]
         return torch.cat([z, predicted], dim=1)
+
+    def _known(self, fingerprints: Sequence[Fingerprint], z: Tensor) -> NDArray[np.int64]:
+        """Return the ``(n,)`` rows of the memory that hold the same weights, -1 where none does.
+
+        Weights that were rounded otherwise (another order of an adapter's rank, a copy that was saved again) are the
+        same: their z are as good as equal.
+        """
+        known = np.array([self.memory.place.get(weights_digest(f), -1) for f in fingerprints], dtype=np.int64)
+        others = np.flatnonzero(known < 0)
+        if not self.memory.weights or not len(others):
+            return known
+        latents = self.memory.latents[: len(self.memory.weights), : z.shape[1]]
+        near = _SAME * float(latents.std(dim=0).norm())
+        for rows in np.array_split(others, -(-len(others) // _AT_A_TIME)):
+            apart = torch.cdist(z[rows], latents, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+            found = (apart.values <= near).numpy()
+            known[rows[found]] = apart.indices.numpy()[found]
+        return known
 
     def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Predictive mean and standard deviation on the model's scale, measurement noise included.

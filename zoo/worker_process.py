@@ -40,13 +40,21 @@ from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.reading.hooks import embed, listen, load_hook
 from epsopt.zoo.reading.messages import decode, encode, pack, unpack
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of, needs_more
+from epsopt.zoo.reading.source import (
+    ChangedWhileReadError,
+    Identity,
+    Limits,
+    identity_at,
+    identity_of,
+    is_of_memory,
+    needs_more,
+)
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.side_files.worker import compare_logs, deleted, parse_side_files, read_table
 
 Sketch = NDArray[np.float32]
 Answer = tuple[dict[str, Any], list[bytes]]
-SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pt.tar", ".pth.tar", ".ckpt.tar")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pt.tar", ".pth.tar", ".ckpt.tar", ".zip")
 _KEPT = 4  # reference checkpoints held in memory, if they are small
 _RECENT = 2.0  # seconds: a file this young that fails to parse gets a second look
 _LOOK_AGAIN = 0.05
@@ -136,6 +144,8 @@ class Child:
         except RecursionError:
             return _failed("nested deeper than any checkpoint needs")
         except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure
+            if is_of_memory(str(error)):
+                return _failed(needs_more(self.limits))
             return _failed(f"cannot be read ({type(error).__name__}: {str(error)[:200]})")
 
     def _read(self, path: Path, hook: str | None, known_lineage: int | None) -> Answer:

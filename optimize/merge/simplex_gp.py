@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from botorch.acquisition import AcquisitionFunction, GenericMCObjective
+from botorch.acquisition.logei import qLogExpectedImprovement
 from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.exceptions.errors import ModelFittingError
@@ -33,6 +35,7 @@ FIT_FAILURES = (ModelFittingError, NotPSDError, ArithmeticError, RuntimeError, V
 FIT_STEPS = 40
 """Of L-BFGS, for each fit of the processes."""
 
+_APART = 0.02  # coefficients that differ by less measure nearly the same
 _ROUGH_SAMPLES = 16
 _SHORTLIST = 64
 _SAMPLES = 128
@@ -73,7 +76,7 @@ def next_merge(
     candidates = _candidates(tried, table, objectives, reach, rng)
     x = torch.from_numpy(_free(tried))
     pool = torch.from_numpy(_free(candidates))
-    pool_of = torch.cdist(pool, x).min(dim=1).values > 1e-3  # nothing twice
+    pool_of = torch.cdist(pool, x).min(dim=1).values > _APART
     if not bool(pool_of.any()):
         return None
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
@@ -110,16 +113,25 @@ def expected_most(
         warnings.simplefilter("ignore")
         outcomes = torch.from_numpy(np.vstack([known, table[np.isfinite(table).all(axis=1)]])) * signs
         corner = torch.from_numpy(reference) * signs
-        partitioning = FastNondominatedPartitioning(corner, outcomes)
+        partitioning = FastNondominatedPartitioning(corner, outcomes) if len(objectives) > 1 else None
 
         def values(points: torch.Tensor, samples: int) -> torch.Tensor:
-            acquisition = qLogExpectedHypervolumeImprovement(
-                model=model,
-                ref_point=corner,
-                partitioning=partitioning,
-                sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
-                objective=GenericMCMultiOutputObjective(turned),
-            )
+            sampler = SobolQMCNormalSampler(torch.Size([samples]), seed=seed)
+            if partitioning is None:
+                acquisition: AcquisitionFunction = qLogExpectedImprovement(
+                    model,
+                    outcomes.max(),
+                    sampler,
+                    GenericMCObjective(lambda s, X=None: turned(s, X)[..., 0]),  # noqa: N803
+                )
+            else:
+                acquisition = qLogExpectedHypervolumeImprovement(
+                    model=model,
+                    ref_point=corner,
+                    partitioning=partitioning,
+                    sampler=sampler,
+                    objective=GenericMCMultiOutputObjective(turned),
+                )
             return torch.cat([acquisition(part.unsqueeze(1)) for part in torch.split(points, 256)])
 
         # A rough look at all candidates, then a thorough one at the best.

@@ -109,7 +109,7 @@ def merge(
 
     Raises:
         UsageError: too few or too many parents, a budget that does not even measure these, no objective, a negative
-            reach, or an objective that `evaluate` does not measure, or not on any parent.
+            reach, or an objective that `evaluate` does not measure on the first parent, or not on any.
         EpsoptError: the evaluation of a parent failed.
     """
     _check(parents, objectives, budget, groups, reach)
@@ -127,9 +127,10 @@ def merge(
         for c, metrics in zip(chosen, found, strict=True):
             if isinstance(metrics, EpsoptError) and len(done) < parents:
                 raise metrics
-            if not isinstance(metrics, EpsoptError):
-                require_objectives(metrics, objectives)
-            done.append(Evaluation(c.coefficients, c.predicted, patience.take(metrics), c.reason))
+            outcome = lacking_is_failure(metrics, objectives) if len(done) >= parents else metrics
+            if not isinstance(outcome, EpsoptError):
+                require_objectives(outcome, objectives)
+            done.append(Evaluation(c.coefficients, c.predicted, patience.take(outcome), c.reason))
             _report_progress(progress, done, budget)
 
     design = [_Chosen(coefficients, None, why) for coefficients, why in _design(parents, groups, budget, rng)]
@@ -213,7 +214,7 @@ def _design(parents: int, groups: int, budget: int, rng: np.random.Generator) ->
     if parents > 2:
         pairs = [(i, j) for i in range(parents) for j in range(i)]
         rows += [((np.eye(parents)[i] + np.eye(parents)[j]) / 2, f"parents {j + 1} and {i + 1}") for i, j in pairs[:6]]
-    out = [(np.tile(row, (groups, 1)), why) for row, why in rows][: max(parents, budget // 3)]
+    out = [(np.tile(row, (groups, 1)), why) for row, why in rows][: max(parents + 1, budget // 3)]
     while groups > 1 and len(out) < budget // 3:
         out.append((rng.dirichlet(np.ones(parents), size=groups), "random merge"))
     return out
@@ -258,6 +259,22 @@ def require_objectives(metrics: Metrics, objectives: Sequence[Objective]) -> Non
                 f"the evaluate hook measures {', '.join(metrics) or 'nothing'}, but not {objective.name}, "
                 "which is an objective"
             )
+
+
+def lacking_is_failure(metrics: Metrics | EpsoptError, objectives: Sequence[Objective]) -> Metrics | EpsoptError:
+    """Take an evaluation without an objective for one that failed: the hook measured it before.
+
+    Args:
+        metrics: what the hook measured, by name, or how it failed.
+        objectives: what counts.
+    """
+    if isinstance(metrics, EpsoptError):
+        return metrics
+    try:
+        require_objectives(metrics, objectives)
+    except UsageError as error:
+        return error
+    return metrics
 
 
 def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objective]) -> None:

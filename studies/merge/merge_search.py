@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.merge.lineage_gp import LineageSpace
 from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge, share_of_opinion
-from epsopt.optimize.merge.simplex_merge import require_objectives
+from epsopt.optimize.merge.simplex_merge import lacking_is_failure
 from epsopt.optimize.objectives import Objectives, measured_table, worst_where_missing
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.merge.map_opinion import MapOpinion
@@ -173,12 +173,8 @@ class MergeSearch:
         return None
 
     def measure(self, decoder: WeightDecoder, recombinations: Sequence[Recombination]) -> list[Metrics | EpsoptError]:
-        """Decode and measure; every objective must be among what the hook measures."""
-        found = decoder.evaluate_all(recombinations)
-        for metrics in found:
-            if not isinstance(metrics, EpsoptError):
-                require_objectives(metrics, self._objectives)
-        return found
+        """Decode and measure; an evaluation that lacks an objective has failed."""
+        return [lacking_is_failure(found, self._objectives) for found in decoder.evaluate_all(recombinations)]
 
     def imagining(self, step: MergeStep) -> MergeSearch:
         """Return what would be known if a merge measured what is predicted of it; the same where nothing is."""

@@ -17,7 +17,8 @@ def resumable(
 ) -> Iterator[KeptEvaluations]:
     """Keep evaluations of merges for as long as a merge lasts, and on if it does not end well.
 
-    They are removed when it has ended without a failed evaluation, and where the hook cannot be used at all.
+    They are removed when it has ended without a failed evaluation, and where the hook cannot be used at all. Those of a
+    merge that ended with one are for the same command, which measures again what failed.
 
     Args:
         catalogue: that keeps them.
@@ -36,7 +37,9 @@ def resumable(
     except UsageError:
         kept.forget()
         raise
-    if not kept.failures:
+    if kept.failures:
+        kept.end()
+    else:
         kept.forget()
 
 

@@ -11,6 +11,8 @@ from epsopt.surrogate.dataset import run_folds
 from epsopt.surrogate.statistics_trees import INNER_FOLDS, grow_trees, unseen_predictions, weights_digest
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
+from ..conftest import network_weights, synthetic  # noqa: TID252
+
 
 def standardised(train: TrainingSet) -> np.ndarray:
     return (train.metrics - train.metrics.mean(axis=0)) / train.metrics.std(axis=0)
@@ -59,11 +61,22 @@ def test_a_known_checkpoint_is_encoded_to_where_it_lies_and_a_changed_one_is_not
     assert surrogate.latent == surrogate.network.shape.latent + len(train.metric_names)
     z = surrogate.encode(train.fingerprints)
     torch.testing.assert_close(z, surrogate.memory.latents, atol=1e-4, rtol=1e-4)
-    first = train.fingerprints[0]
-    other = replace(first, sketch=first.sketch + 1.0)
-    assert weights_digest(other) != weights_digest(first)
+    other = fingerprint([(n, 1.1 * w) for n, w in synthetic(0, 1)[0].items()], network_weights(0).get)
+    assert weights_digest(other) not in surrogate.memory.place
     said = surrogate.encode([other])[:, surrogate.network.shape.latent :]
     np.testing.assert_allclose(said.numpy(), surrogate.trees([other]), atol=1e-6)
+
+
+def test_weights_that_are_rounded_otherwise_are_known(zoo, fitted: tuple[Surrogate, Validation]) -> None:
+    """The ranks of an adapter in another order, or a copy that was saved again, change no prediction."""
+    surrogate, train = fitted[0], zoo[0]
+    rng = np.random.default_rng(0)
+    copies = [
+        replace(p, sketch=(p.sketch * (1.0 + 1e-6 * rng.normal(size=p.sketch.shape))).astype(p.sketch.dtype))
+        for p in train.fingerprints
+    ]
+    assert all(map(np.not_equal, map(weights_digest, copies), map(weights_digest, train.fingerprints)))
+    torch.testing.assert_close(surrogate.encode(copies), surrogate.encode(train.fingerprints), atol=1e-4, rtol=1e-4)
 
 
 def test_a_map_from_before_trees_had_a_say_still_answers(zoo, fitted: tuple[Surrogate, Validation]) -> None:

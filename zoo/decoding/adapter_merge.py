@@ -34,6 +34,7 @@ class MergedAdapter:
         factors: for each tensor that is a factor the update that it belongs to.
         rank: of the file's factors; by update where nothing beside the file says one rank for all.
         alphas: for each tensor that scales an update the update that it belongs to.
+        whole: whether the rank holds the sum, and nothing of it is left out.
     """
 
     parts: Parts
@@ -42,6 +43,7 @@ class MergedAdapter:
     factors: dict[str, str]
     rank: int | Mapping[str, int]
     alphas: dict[str, str] = field(default_factory=dict)
+    whole: bool = True
 
     def alpha(self, name: str) -> torch.Tensor:
         """Return what scales an update: its rank, since its factors hold their scale."""
@@ -79,14 +81,14 @@ def merged_adapter(parts: Parts, rank: int | None = None) -> MergedAdapter | Non
     _require_addable(parts)
     config = None
     kept: int | dict[str, int]
+    needed = {update: merged_factors(parts, update)[0].shape[1] for update in first.updates}
     if parts.leading.adapter is None:
         kept = {update: first.rank(update) for update in first.updates}
         for update, pair in first.updates.items():
             if pair.any_rank and len(first.tensors) == len(first.updates):
-                found = merged_factors(parts, update)[0].shape[1]
-                kept[update] = found if rank is None else min(rank, found)
+                kept[update] = needed[update] if rank is None else min(rank, needed[update])
     else:
-        found = max(merged_factors(parts, update)[0].shape[1] for update in first.updates)
+        found = max(needed.values())
         kept = found if rank is None else min(rank, found)
         config = _config(parts.leading.adapter.values, kept)
     types, factors = {}, {}
@@ -98,7 +100,8 @@ def merged_adapter(parts: Parts, rank: int | None = None) -> MergedAdapter | Non
         for name in (pair.down, pair.up):
             types[name] = TensorType(types[name].dtype, _shape(pair, name, types[name].shape, size))
             factors[name] = update
-    return MergedAdapter(parts, types, config, factors, kept, alphas)
+    whole = all(n <= (kept if isinstance(kept, int) else kept[update]) for update, n in needed.items())
+    return MergedAdapter(parts, types, config, factors, kept, alphas, whole)
 
 
 def merged_factors(parts: Parts, update: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,6 +26,7 @@ _KIND = "merge_evaluation"
 _LARGEST = 64 << 20
 """Bytes of corrected tensors that are kept with an evaluation: statistics of BatchNorm take far less. An evaluation
 that corrects more is measured again after an interruption."""
+_ENDED = "ended"
 _DIGITS = 9  # of coefficients that are compared
 
 
@@ -135,7 +136,7 @@ class KeptEvaluations:
     def _read_earlier(self) -> dict[str, Recombination]:
         out: dict[str, Recombination] = {}
         for key, description in self._catalogue.artifact_descriptions(_KIND).items():
-            if description.get("project") != self._project:
+            if description.get("project") != self._project or description.get(_ENDED):
                 continue
             if json.dumps(description.get("means")) != json.dumps(self._means):
                 continue
@@ -144,6 +145,12 @@ class KeptEvaluations:
                 if self._key(recombination) == key:
                     out[key] = recombination
         return out
+
+    def end(self) -> None:
+        """Leave what was kept here to the same command alone: it has ended, and a later one is not to count it."""
+        for key in sorted(self._mine):
+            if (kept := self._catalogue.get_artifact(_KIND, key)) is not None and not kept[1].get(_ENDED):
+                self._catalogue.put_artifact(_KIND, key, kept[0], {**kept[1], _ENDED: True})
 
     def forget(self) -> None:
         """Remove the evaluations that were used or added here: the command that asked for them has ended well."""

@@ -23,6 +23,8 @@ def mergekit_recipe(
 ) -> str | None:
     """Return a recipe that makes the same merge; None where mergekit cannot say the same, or draws at random.
 
+    It cannot cut a sum of adapters to a rank.
+
     Adapters are named together with their base, as ``base+adapter``: the recipe makes the base with the merge in it.
     Groups of tensors are those whose names hold a text, as ``*.mlp.*``; other patterns mergekit does not know.
 
@@ -34,7 +36,7 @@ def mergekit_recipe(
     from ruamel.yaml import YAML
 
     texts = [_text(pattern) for pattern in recombination.groups]
-    if any(text is None for text in texts):
+    if any(text is None for text in texts) or not layout.get("whole", True):
         return None
     operator = OPERATORS.get(recombination.operator)
     if operator is not None and operator.random:

@@ -86,6 +86,7 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             raise
         layout = _layout(there, parts.leading)
         layout["adapter"] = None if merged is None else merged.config
+        layout["whole"] = merged is None or merged.whole
         layout["config"] = _config(parts.leading, types, limits)
         adapter = parts.leading.adapter
         layout["base"] = None if adapter is None else adapter.base

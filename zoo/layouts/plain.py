@@ -421,7 +421,8 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     }
     epoch = epoch_of(numbers := flatten(stated(states, EPOCH), scalar), unpacked(path))
     step = _step_of(numbers, unpacked(path))
-    epoch = archived.step if epoch is None and step is None else epoch
+    if epoch is None and step is None:  # best_model.zip: its name says no step, and its arguments do
+        epoch = step = archived.step
     notes = [f"what it says of its arguments cannot be read: {archived.reason}"] if archived.reason else []
     metrics = {**score_in_name(unpacked(path).stem), **latest(states, epoch), **metrics}
     return ParsedCheckpoint(

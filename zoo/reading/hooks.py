@@ -25,6 +25,7 @@ from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
 _EXPECTED = "expected a dictionary from metric names to numbers"
+_LONGEST = 1_000  # characters of an error's text
 _LARGEST = MAX_MESSAGE // 2  # bytes of one embedding
 ASKED = ("path", "parents", "dtype", "config", "slot")
 """What an evaluate function may ask for beside the weights, by the names of parameters without a default."""
@@ -82,6 +83,7 @@ def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tenso
                 f"the {kind} hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
                 "install its package or run from the folder that holds it"
             ) from error
+        _require_weights_first(function, spec, kind)
         _HOOKS[spec] = _with_options(function, options, spec, kind) if options else function
     return _HOOKS[spec]
 
@@ -144,7 +146,7 @@ def embed(
         raw = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else result
         embedding = np.asarray(raw, dtype=np.float32)
     except (Exception, SystemExit) as error:
-        raise HookError(f"the embed hook {spec!r} failed on {path}: {type(error).__name__}: {error}") from error
+        raise HookError(f"the embed hook {spec!r} failed on {path}: {_shown(error)}") from error
     if embedding.ndim != 2 or embedding.size == 0:
         raise HookError(
             f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: expected (anchors, dimensions)"
@@ -155,6 +157,29 @@ def embed(
             f"expected at most {_LARGEST >> 20} MB, so embed fewer anchors"
         )
     return embedding
+
+
+def _require_weights_first(function: Callable[..., Any], spec: str, kind: str) -> None:
+    """Refuse a hook whose first parameter is called as something that comes after the weights.
+
+    Raises:
+        HookError: says how it is written.
+    """
+    try:
+        first = next(iter(inspect.signature(function).parameters), "")
+    except (TypeError, ValueError):
+        return
+    if first in ASKED:
+        raise HookError(
+            f"the {kind} hook {spec!r} takes {first!r} first, where the weights come: write "
+            f"{kind}(state_dict, {first}, ...), or {kind}(folder, ...) for the folder of the model"
+        )
+
+
+def _shown(error: BaseException) -> str:
+    """Return an error in one sentence; one whose text holds tensors is cut."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text):,} characters)"
 
 
 def wants_folder(function: Callable[..., Any]) -> bool:
@@ -246,7 +271,7 @@ def _blamed(kind: str, spec: str, title: str) -> Iterator[None]:
         with _at_work(f"the {kind} hook {spec!r} (on {title})"), _its_folder(spec), torch.inference_mode(False):
             yield
     except (Exception, SystemExit) as error:
-        raise HookError(f"the {kind} hook {spec!r} failed on {title}: {type(error).__name__}: {error}") from error
+        raise HookError(f"the {kind} hook {spec!r} failed on {title}: {_shown(error)}") from error
 
 
 def _changed(

@@ -86,6 +86,11 @@ def needs_more(limits: Limits) -> str:
     )
 
 
+def is_of_memory(text: str) -> bool:
+    """Tell whether an error's text says that PyTorch got no memory."""
+    return any(words in text for words in ("allocate memory", "not enough memory", "alloc_cpu"))
+
+
 class ChangedWhileReadError(Exception):
     """Somebody wrote to the file while it was read: it waits for the next pass."""
 

@@ -18,7 +18,7 @@ from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.foreign_objects import UNUSUAL, recovered
 from epsopt.zoo.reading.magic import HEAD, foreign, is_safetensors
 from epsopt.zoo.reading.parts import open_parts
-from epsopt.zoo.reading.source import Limits, Source
+from epsopt.zoo.reading.source import Limits, Source, is_of_memory
 from epsopt.zoo.reading.structure_limits import check_tree
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
 from epsopt.zoo.reading.unpickler import ForgedTensorError, InertUnpickler, RefusedGlobalError
@@ -234,7 +234,7 @@ def _ends_within_a_pickle(source: Source) -> bool:
 def reason_of(error: Exception) -> str:
     """Put what torch.load said into one sentence; name the global that was refused."""
     text = str(error)
-    if "allocate memory" in text or "not enough memory" in text:
+    if is_of_memory(text):
         raise MemoryError(text) from error
     if text.startswith("Weights only load failed"):  # advice that we do not give surrounds what was wrong
         text = text.partition("WeightsUnpickler error:")[2] or text.partition("\n")[2]

@@ -50,6 +50,35 @@ def test_few_evaluations_find_what_two_hundred_on_a_grid_find_and_predictions_co
     assert np.mean(errors) < 0.3 * np.std([e.measured["structure"] for e in result.evaluations])
 
 
+@pytest.mark.parametrize("step", [0.0, 0.25])
+def test_a_single_objective_is_pushed_to_what_a_grid_finds(step):
+    def evaluate(c):
+        value = 1.0 - (c[0][0] - 0.7) ** 2 - (c[0][1] - 0.2) ** 2
+        return {"coverage": float(value - value % step if step else value)}
+
+    result = merge(evaluate, 3, OBJECTIVES[:1], budget=16, seed=0)
+    found = max(e.measured["coverage"] for e in result.evaluations)
+    assert found >= max(evaluate(c[None])["coverage"] for c in simplex_grid(3, 200)) - 0.01
+    assert result.after >= result.before
+
+
+def test_the_soup_is_measured_where_the_budget_has_room_for_one_merge():
+    result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, budget=4, seed=0)
+    assert [e.reason for e in result.evaluations][3] == "uniform soup"
+
+
+def test_a_merge_that_lacks_an_objective_has_failed_and_the_others_count():
+    calls = []
+
+    def evaluate(c):
+        calls.append(c)
+        return {"coverage": 0.5} if len(calls) == 5 else truth(c[0])
+
+    result = merge(evaluate, 3, OBJECTIVES, budget=8, seed=0)
+    assert [dict(e.measured) == {} for e in result.evaluations] == [False] * 4 + [True] + [False] * 3
+    assert "not structure" in result.failures[0]
+
+
 def test_merges_that_join_are_those_that_nothing_measured_dominates():
     known = np.array([[0.9, 0.5], [np.nan, 2.0]])
     result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, known=known, budget=8, seed=0)

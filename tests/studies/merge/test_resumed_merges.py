@@ -166,6 +166,16 @@ def test_what_was_measured_before_evaluations_failed_is_not_measured_again(mergi
     assert len(merging.log) == 5 + 4
 
 
+def test_what_a_merge_with_a_failed_evaluation_kept_is_for_the_same_command_alone(merging):
+    merging.break_at(3)
+    merging(search=True)
+    assert len(merging.kept) > 0
+    merging.break_at()
+    n = len(merging.log)
+    merging(search=True, seed=1)
+    assert len(merging.log) == n + 6, "what another command chose does not take from this one's budget"
+
+
 def test_a_merge_can_be_measured_afresh_and_a_hook_that_cannot_be_used_keeps_nothing(merging, monkeypatch):
     with monkeypatch.context() as patch:
         merging.interrupt_at(3, patch)

@@ -330,3 +330,5 @@ def test_a_rank_that_is_asked_for_keeps_the_largest_singular_values_of_each_upda
         u, s, v = torch.linalg.svd(all_of_it[up] @ all_of_it[down])
         torch.testing.assert_close(found[up] @ found[down], (u[:, :3] * s[:3]) @ v[:3], rtol=1e-3, atol=1e-4)
     assert torch.isfinite(logits(base, out.parent)).all()
+    assert (whole.parent / "mergekit.yml").exists()
+    assert not (out.parent / "mergekit.yml").exists(), "mergekit keeps the whole sum"

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from epsopt.zoo import Catalogue
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.numbers_in_names import score_in_name
 
@@ -151,6 +152,38 @@ def test_ignite_s_checkpoints_say_their_epoch_and_score(catalogue, tmp_path):
 )
 def test_a_score_that_ends_a_name_is_read(stem, score):
     assert score_in_name(stem) == score
+
+
+def archive_of_a_policy(path, seed, steps):
+    import zipfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps({"num_timesteps": steps, "gamma": 0.9}))
+        with archive.open("policy.pth", "w", force_zip64=True) as policy:
+            torch.save({"w.weight": torch.eye(8) + 0.01 * weights(seed)["w.weight"].mean()}, policy)
+
+
+def test_the_best_policy_beside_others_has_what_was_evaluated_at_its_steps(catalogue, tmp_path):
+    numpy = pytest.importorskip("numpy")
+    run = tmp_path / "runs" / "s0"
+    archive_of_a_policy(run / "best_model.zip", 0, 1024)
+    for i, steps in enumerate((512, 1536)):
+        archive_of_a_policy(run / f"rl_model_{steps}_steps.zip", i + 1, steps)
+    numpy.savez(run / "evaluations.npz", timesteps=[512, 1024, 1536], results=[[1.0], [3.0], [2.0]])
+    ingest(catalogue, [run])
+    assert metrics(catalogue) == {s: {"eval/mean_reward": r} for s, r in ((512, 1.0), (1024, 3.0), (1536, 2.0))}
+
+
+def test_a_policy_may_be_the_base_of_all_runs(tmp_path):
+    archive_of_a_policy(tmp_path / "base.zip", 0, 0)
+    for i in (1, 2):
+        archive_of_a_policy(tmp_path / "runs" / f"s{i}" / "best_model.zip", i, 512)
+    with Catalogue(f"sqlite:///{tmp_path}/c.db", base=str(tmp_path / "base.zip")) as catalogue:
+        ingest(catalogue, [tmp_path / "runs"])
+        (lineage,) = catalogue.lineages()
+        assert lineage.declared
+        assert lineage.reference_path == str(tmp_path / "base.zip")
 
 
 def test_coqui_s_losses_are_metrics(catalogue, tmp_path):

@@ -40,14 +40,14 @@ def test_logs_in_a_tree_of_their_own_are_named_and_counted(tmp_path, catalogue):
 
 
 def test_a_log_above_a_run_is_named_unless_a_word_says_that_it_is_the_runs(tmp_path, catalogue):
-    saved(tmp_path / "a" / "saved_models", 1)
+    saved(tmp_path / "a" / "policies", 1)
     saved(tmp_path / "b" / "checkpoints", 2)
     for run in "ab":
         log(tmp_path / run)
     (reason,) = said(catalogue, tmp_path)
     assert reason.startswith("a/metrics.csv belongs to no run that was found: ")
     assert {c.run: c.metrics.get("acc") for c in catalogue.checkpoints() if c.epoch == 1} == {
-        "a/saved_models": None,
+        "a/policies": None,
         "b": 0.5,
     }
 
