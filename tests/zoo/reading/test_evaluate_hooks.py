@@ -44,7 +44,7 @@ def test_an_error_that_holds_tensors_is_cut(module):
     assert "characters)" in str(caught.value)
 
 
-def test_what_pytorch_says_of_memory_is_told_from_other_errors():
+def test_what_pytorch_says_of_memory_differs_from_other_errors():
     text = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ..."
     assert is_of_memory(text)
     assert not is_of_memory("unexpected EOF, expected 4 more bytes. The file might be corrupted.")
