@@ -28,6 +28,7 @@ from epsopt.zoo.catalogue.tables import (
     lineages,
     meta,
     run_metadata,
+    same_signature,
 )
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage, NotFinite, Run
 from epsopt.zoo.credentials import masked, masked_url
@@ -373,7 +374,7 @@ class Catalogue:
                 # Checkpoints of equal weights share what one of them holds.
                 shared = holder.c.weights == checkpoints.c.weights
                 if table is fingerprints:  # what an earlier version saw less of has another signature
-                    shared &= holder.c.signature == checkpoints.c.signature
+                    shared &= same_signature(holder.c.signature, checkpoints.c.signature)
                 query = (
                     select(checkpoints.c.id, table.c.data)
                     .join(holder, shared)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, delete, func, insert, select, update
 
-from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
+from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, fingerprints, lineages, runs, same_signature
 from epsopt.zoo.layouts.scan import CheckpointFile, order
 from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.reader import CheckpointContents
@@ -209,7 +209,7 @@ def _of_run(connection: Connection, run_id: int, content: FileContent) -> int | 
     alike = (
         (checkpoints.c.run_id == run_id)
         & (checkpoints.c.weights == content.weights)
-        & (checkpoints.c.signature == content.signature)
+        & same_signature(checkpoints.c.signature, content.signature)
         & (checkpoints.c.lineage_id == content.lineage_id)
     )
     columns = (checkpoints.c.id, checkpoints.c.epoch, checkpoints.c.step, checkpoints.c.metrics)
@@ -284,7 +284,7 @@ def _holder(connection: Connection, weights: str, signature: str) -> int | None:
     What an earlier version saw less of has another signature, and a fingerprint of its own.
     """
     query = select(fingerprints.c.checkpoint_id).join(checkpoints, checkpoints.c.id == fingerprints.c.checkpoint_id)
-    query = query.where(checkpoints.c.weights == weights, checkpoints.c.signature == signature)
+    query = query.where(checkpoints.c.weights == weights, same_signature(checkpoints.c.signature, signature))
     found: int | None = connection.execute(query.limit(1)).scalar()
     return found
 
@@ -302,7 +302,10 @@ def _delete(connection: Connection, checkpoint_id: int) -> None:
     me = select(checkpoints.c.weights, checkpoints.c.signature).where(checkpoints.c.id == checkpoint_id).subquery()
     alike = select(checkpoints.c.id).join(me, me.c.weights == checkpoints.c.weights)
     alike = alike.where(checkpoints.c.id != checkpoint_id).order_by(checkpoints.c.id).limit(1)
-    for table, query in ((fingerprints, alike.where(checkpoints.c.signature == me.c.signature)), (embeddings, alike)):
+    for table, query in (
+        (fingerprints, alike.where(same_signature(checkpoints.c.signature, me.c.signature))),
+        (embeddings, alike),
+    ):
         own = table.c.checkpoint_id == checkpoint_id
         heir = connection.execute(query).scalar()
         if heir is None:

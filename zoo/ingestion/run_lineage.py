@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sqlalchemy import or_, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.tables import checkpoints, runs
+from epsopt.zoo.catalogue.tables import checkpoints, runs, same_signature
 from epsopt.zoo.fingerprints.lineage import ALIKE, COPIED, cosine
 
 _COMPARED = 16  # of a run's checkpoints: its first one and its last ones
@@ -29,7 +29,7 @@ def lineage_of_run(
     query = (
         select(checkpoints.c.id, checkpoints.c.lineage_id)
         .join(runs, runs.c.id == checkpoints.c.run_id)
-        .where(runs.c.path == run_path, checkpoints.c.signature == signature)
+        .where(runs.c.path == run_path, same_signature(checkpoints.c.signature, signature))
         .where(or_(checkpoints.c.epoch.is_not(None), checkpoints.c.step.is_not(None)))
         .order_by(checkpoints.c.epoch, checkpoints.c.step, checkpoints.c.id)
     )
