@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 
 Floats = NDArray[np.float64]
 Metrics = Mapping[str, float | None]
+_Measured = TypeVar("_Measured", bound=Mapping[str, float | None])
 Evaluate = Callable[[Floats], Metrics]
 EvaluateAll = Callable[[Sequence[Floats]], Sequence[Metrics | EpsoptError]]
 MOST_PARENTS = 5
@@ -261,7 +263,7 @@ def require_objectives(metrics: Metrics, objectives: Sequence[Objective]) -> Non
             )
 
 
-def lacking_is_failure(metrics: Metrics | EpsoptError, objectives: Sequence[Objective]) -> Metrics | EpsoptError:
+def lacking_is_failure(metrics: _Measured | EpsoptError, objectives: Sequence[Objective]) -> _Measured | EpsoptError:
     """Take an evaluation without an objective for one that failed: the hook measured it before.
 
     Args:

@@ -317,10 +317,10 @@ def _of_metric(
     if clocks.lightning:
         return _at(steps, positions, _shift(steps, places))
     if steps.keys() & places and not _count_epochs(steps, positions, clocks):
-        found = _at(steps, positions, 0)
+        of_steps = _at(steps, positions, 0)
         # detectron2 evaluates the last model at the number of iterations, one more than the last one's.
         end = _at({max(steps): steps[max(steps)]}, positions, -1) if max(steps) == max(places) + 1 else {}
-        return {**end, **found}
+        return {**end, **of_steps}
     return _as_epochs(steps, positions, clocks)
 
 

@@ -101,10 +101,11 @@ def _of_fairseq(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
 def _of_ignite(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
     """Return the epoch and the step of a checkpoint that holds the state of Ignite's trainer."""
     trainer = about.get("trainer")
-    numbers = [trainer.get(k) for k in ("iteration", "epoch_length")] if isinstance(trainer, Mapping) else []
-    if len(numbers) < 2 or not all(isinstance(n, int) and n > 0 for n in numbers):
+    if not isinstance(trainer, Mapping):
         return []
-    iteration, length = numbers
+    iteration, length = trainer.get("iteration"), trainer.get("epoch_length")
+    if not (isinstance(iteration, int) and isinstance(length, int) and iteration > 0 and length > 0):
+        return []
     return [{"step": iteration, **({} if iteration % length else {"epoch": iteration // length})}]
 
 
