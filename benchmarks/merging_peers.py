@@ -6,9 +6,8 @@
 The zoos are those of benchmarks/families.py, made first where they are not there. Fine-tunes begin with one base, which
 the catalogue knows; of models that were trained from scratch, epochs of one run are merged. The peers merge the three
 checkpoints that dominate most (`epsopt merge --count 3`), know what these were measured to be, and may measure as many
-merges. `epsopt merge` chooses checkpoints itself, of several lineages where the front holds several; "with a map", the
-one that `epsopt fit` learns of the zoo helps to choose merges, as where a project has one. Soups of ends take all runs
-of the one lineage that holds most of the front. What epsopt measures of checkpoints counts among its
+merges. `epsopt merge` chooses checkpoints itself, of several lineages where the front holds several. Soups of ends take
+all runs of the one lineage that holds most of the front. What epsopt measures of checkpoints counts among its
 evaluations. The methods are in merging_methods.py, the hooks in merging_hooks.py. mergekit's operators need mergekit,
 CMA-ES the package cmaes. Every measurement and every result is kept, so that a second call goes on.
 
@@ -45,11 +44,9 @@ from epsopt.optimize.merge.lineage_search import LineageMerge, candidate_merges
 from epsopt.optimize.merge.simplex_merge import MergeResult, merge
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.merge import merge_search, merge_sources
-from epsopt.studies.merge.map_opinion import map_opinion
 from epsopt.studies.merge.merge_sources import choose_sources
 from epsopt.studies.merge.simplex_merge import disagreements, front_parents
 from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
-from epsopt.studies.surrogate_store import fit_map
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -58,9 +55,9 @@ from epsopt.zoo.errors import EmptyCatalogue
 
 PARENTS = 3
 HERE = Path(__file__).resolve().parent
-SEARCH, WITH_MAP, OF_THREE = "epsopt merge", "epsopt merge, with a map", "epsopt merge --count 3"
+SEARCH, OF_THREE = "epsopt merge", "epsopt merge --count 3"
 ONE_LINEAGE, DRAWN = "epsopt merge, one lineage", "its candidates, at random"
-OURS = (SEARCH, WITH_MAP, OF_THREE, ONE_LINEAGE, DRAWN)
+OURS = (SEARCH, OF_THREE, ONE_LINEAGE, DRAWN)
 BASES = {"mlp-finetune": "base.pt", "ternary-relu": "base.pt", "llama": "base/model.safetensors"}
 """Files that runs begin with; an adapter names its base itself."""
 Floats = NDArray[np.float64]
@@ -137,21 +134,16 @@ def ours(zoo: Zoo, name: str, budget: int, seed: int) -> Floats:
     if name == DRAWN:
         with patch.object(merge_search, "choose_lineage_merge", _draw):
             return ours(zoo, SEARCH, budget, seed)
-    if name in {SEARCH, WITH_MAP, ONE_LINEAGE}:
+    if name in {SEARCH, ONE_LINEAGE}:
         sources = choose_sources(zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives)
         if name == ONE_LINEAGE:
             with patch.object(merge_sources, "MOST_LINEAGES", 1):
                 sources = choose_sources(zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives)
-        opinion = None
-        if name == WITH_MAP:
-            opinion, words = map_opinion(zoo.decoder, zoo.catalogue, sources, zoo.objectives, seed)
-            if opinion is None:
-                raise SystemExit(f"{zoo.name}: {words}")
         with tempfile.TemporaryDirectory() as folder:
             found = merge_in_weight_space(
                 zoo.decoder, _Project(zoo.objectives), zoo.checkpoints, sources,  # type: ignore[arg-type]
                 lambda i, _: Path(folder) / f"merged_{i:03d}.safetensors",
-                budget=budget - 1, opinion=opinion, seed=seed,
+                budget=budget - 1, seed=seed,
             )  # fmt: skip
         return measured_table([t.measured for t in found.tried], zoo.objectives)
     parents = front_parents(zoo.checkpoints, zoo.objectives, PARENTS)
@@ -194,8 +186,6 @@ def run(name: str, budget: int, seeds: int, wanted: Sequence[str]) -> None:
         if name not in CORRECTING:
             require_agreement(zoo, parents)
         task = zoo.task(parents, budget)
-        if WITH_MAP in wanted and any(_key(name, WITH_MAP, budget, seed) not in results.known for seed in range(seeds)):
-            fit_map(zoo.catalogue, objectives=[o.name for o in zoo.objectives])
         for method in (*OURS, *methods.METHODS):
             if method not in wanted or lacking(method, task):
                 continue

@@ -121,7 +121,7 @@ def _print(ended: _Ended, asked: _Asked, project: Project, *, as_json: bool) -> 
     labels = RunLabels.of(ended.checkpoints)
     if ended.found is not None:
         print_search(
-            ended.found, project, ended.folder, asked.budget, asked.seed, labels, ended.whole, ended.chosen,
+            ended.found, project, ended.folder, asked.budget, asked.seed, labels, ended.whole,
             as_json=as_json,
         )  # fmt: skip
     elif ended.merged is not None:
@@ -167,7 +167,6 @@ class _Ended:
     merged: Merged | None = None
     found: WeightSpaceMerge | None = None
     whole: Mapping[int, Path] = field(default_factory=dict)
-    chosen: str = ""
 
 
 def _merge(
@@ -204,12 +203,12 @@ def _merge(
         resumable(catalogue, project, asked.rank, fresh=asked.fresh) as kept,
     ):
         if not asked.few:
-            found, chosen = search_merges(
-                project, catalogue, checkpoints, sources, folder, asked.form,
+            found = search_merges(
+                project, checkpoints, sources, folder, asked.form,
                 budget=asked.budget, rank=asked.rank, seed=asked.seed, progress=progress, jobs=asked.jobs, kept=kept,
             )  # fmt: skip
             notes = [*found.disagreements, *resumed_sentences(kept)]
-            return _Ended(checkpoints, folder, found.left_out, notes, found=found, chosen=chosen)
+            return _Ended(checkpoints, folder, found.left_out, notes, found=found)
         merged = merge_within(
             project, checkpoints, parents, folder, asked.form, asked.groups, asked.budget, asked.reach, asked.rank,
             asked.seed, progress, operator=asked.operator, base=base, density=asked.density, jobs=asked.jobs, kept=kept,

@@ -62,7 +62,6 @@ def _document(
         if base is None
         else {"checkpoint": Path(base.path).name, "path": base.path, "sha256": base.sha256},
         "searched": False,
-        "with_map": False,
         "operator": merged.how["operator"],
         "density": merged.how["density"] if is_sparse(merged.how["operator"]) else None,
         "groups": list(merged.groups),

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from epsopt.studies.merge.merge_sources import Sources
     from epsopt.studies.merge.weight_space_merge import Tried, WeightSpaceMerge
     from epsopt.studies.project.project import Project
-    from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
 
@@ -21,7 +20,6 @@ _SMALL = 0.02  # of a coefficient: not shown; the saved file has all
 
 def search_merges(
     project: Project,
-    catalogue: Catalogue,
     checkpoints: Sequence[Checkpoint],
     sources: Sequence[Sources],
     folder: Path,
@@ -33,9 +31,8 @@ def search_merges(
     progress: Callable[[str, float | None], None],
     jobs: int = 1,
     kept: KeptEvaluations | None = None,
-) -> tuple[WeightSpaceMerge, str]:
-    """Merge checkpoints (:func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`); also say who chose."""
-    from epsopt.studies.merge.map_opinion import map_opinion
+) -> WeightSpaceMerge:
+    """Merge checkpoints (:func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`)."""
     from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
     from epsopt.studies.output_paths import decoded_file
     from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -43,13 +40,11 @@ def search_merges(
     with WeightDecoder(
         project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank, jobs=jobs, kept=kept
     ) as decoder:
-        opinion, words = map_opinion(decoder, catalogue, sources, project.objectives, seed)
-        found = merge_in_weight_space(
+        return merge_in_weight_space(
             decoder, project, checkpoints, sources,
             lambda i, parents: decoded_file(folder, f"merged_{i:03d}", form, parents),
-            budget=budget, opinion=opinion, seed=seed, progress=progress,
+            budget=budget, seed=seed, progress=progress,
         )  # fmt: skip
-    return found, f"Which merges were measured: {words}."
 
 
 def print_search(
@@ -60,7 +55,6 @@ def print_search(
     seed: int,
     labels: RunLabels,
     whole: Mapping[int, Path],
-    chosen: str,
     *,
     as_json: bool,
 ) -> None:
@@ -71,7 +65,7 @@ def print_search(
     if as_json:
         print_json(search_document(found, project.objectives, folder, budget, seed, whole))
     else:
-        show_search(found, project, folder, budget, labels, chosen)
+        show_search(found, project, folder, budget, labels)
         print_whole(whole)
 
 
@@ -93,7 +87,6 @@ def search_document(
         "parents": [checkpoint_json(c) for c in found.checkpoints],
         "base": None,
         "searched": True,
-        "with_map": found.with_map,
         "operator": "linear",
         "density": None,
         "groups": [],
@@ -122,9 +115,7 @@ def _coefficients(tried: Tried, named: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {c:.2f}" for name, c in shares)
 
 
-def show_search(
-    found: WeightSpaceMerge, project: Project, folder: Path, budget: int, labels: RunLabels, chosen: str
-) -> None:
+def show_search(found: WeightSpaceMerge, project: Project, folder: Path, budget: int, labels: RunLabels) -> None:
     """Print the merges that joined the front, what they are made of, and how far the front moved."""
     from epsopt.cli.merge_output import print_saved
     from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_list, print_table, print_wrapped
@@ -133,7 +124,7 @@ def show_search(
     objectives = project.objectives
     names = [o.name for o in objectives]
     called = {**found.labels, **{c.sha256: labels(c.run, c.epoch) for c in found.checkpoints}}
-    print_wrapped(f"{_opening(found.sources, called)} {chosen}")
+    print_wrapped(_opening(found.sources, called))
     print_wrapped()
     n = len(found.tried)
     spent = f" Of a budget of {budget}, {n} were measured: {found.stopped}." if found.stopped else ""

@@ -17,7 +17,6 @@ LITTLE = {
     "epsopt.optimize.latent.engines.bayesian.PICKS": 2,
     "epsopt.optimize.merge.lineage_gp.STEPS": 12,
     "epsopt.optimize.merge.lineage_search.CANDIDATES": 256,
-    "epsopt.optimize.merge.lineage_search.SHORTLIST": 6,
     "epsopt.optimize.merge.simplex_gp.CANDIDATES": 256,
     "epsopt.optimize.merge.simplex_gp.FIT_STEPS": 15,
     "epsopt.optimize.merge.weight_space_gp.CANDIDATES": 128,

@@ -7,21 +7,16 @@ no more (docs/decisions/merge-model.md). The candidate whose measurement is expe
 The best of a thousand predictions is biased upwards (the optimiser's curse, Smith and Winkler 2006). So the misses of
 the merges that were chosen correct what is predicted of the next one: where they measured less than predicted, means
 move by as many standard deviations; where misses were wider than the intervals, these widen.
-
-A second opinion, that of a map which looks at what a merge's weights are, is heard on the candidates that the process
-holds to be best: the sum of both ranks decides, each weighed by how right its predictions were
-(benchmarks/merging_map.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
@@ -35,9 +30,6 @@ from epsopt.surrogate.transforms import MetricTransform
 CANDIDATES = 1024
 """Merges that are weighed before each measurement."""
 
-SHORTLIST = 24
-"""Of them, those on which a second opinion is heard."""
-
 _MEANS, _SOUPS = 0.5, 0.15  # of the candidates; the others are steps
 _GOOD = 0.7  # of the means: of the first two fronts of their lineage alone
 _SAME = 1e-3  # coefficients that differ by less are not measured twice
@@ -46,10 +38,6 @@ _FADING = 0.9
 _FARTHEST = 4.0  # standard deviations that a miss counts as at most
 _FACTORS = (0.3, 2.0)
 Floats = NDArray[np.float64]
-
-
-Opinion = Callable[[Floats], Floats]
-"""Of ``(n, k + 1)`` merges the ``(n,)`` hypervolume that each is expected to add; NaN where nothing is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +76,6 @@ def choose_lineage_merge(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     reference: Floats | None = None,
     misses: Sequence[Floats] = (),
-    opinion: Opinion | None = None,
-    share: float = 0.5,
     rng: np.random.Generator,
 ) -> LineageMerge:
     """Choose the merge that is expected to widen the measured front most.
@@ -103,8 +89,6 @@ def choose_lineage_merge(
         bounds: declared bounds of objectives; others are guessed.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         misses: of the merges that were chosen so far (:meth:`LineageMerge.miss`), the newest last.
-        opinion: a second one, on the candidates of which most is expected.
-        share: how much it counts, from 0 to 1 (:func:`share_of_opinion`).
         rng: draws candidates.
 
     Returns:
@@ -124,7 +108,7 @@ def choose_lineage_merge(
         acquisition = improvement_over_front(outcomes, reference, None, seed)
         with torch.no_grad():
             gains = torch.cat([acquisition(part) for part in torch.split(x, 256)]).numpy()
-            best = _best(gains, candidates, opinion, share)
+            best = int(gains.argmax())
             corrected = process.posterior(x[best : best + 1])
             mean, spread = corrected.mean[0, 0], corrected.variance[0, 0].clamp(min=0.0).sqrt()
             middle, *ends = (outcomes.untransform(mean + k * spread) * outcomes.signs for k in (0.0, -Z90, Z90))
@@ -135,35 +119,6 @@ def choose_lineage_merge(
         return LineageMerge(candidates[0], None, None, None, None)
     low, high = np.sort(np.stack([e.numpy() for e in ends]), axis=0)
     return LineageMerge(candidates[best], middle.numpy(), low, high, uncorrected)
-
-
-def share_of_opinion(errors: Floats) -> float:
-    """Say how much a second opinion counts, from how right it was and how right the process was.
-
-    Args:
-        errors: ``(n, 2)`` mean squared errors of the process and of the opinion on merges that were measured, in any
-            unit; finite.
-
-    Returns:
-        The process's share of all errors, those that count before any was measured among them; from 0 to 1.
-    """
-    if not len(errors) or not errors.any():
-        return 0.5
-    process, opinion = errors.sum(axis=0) + _PRIOR * errors.mean()
-    return float(process / (process + opinion))
-
-
-def _best(gains: Floats, candidates: Floats, opinion: Opinion | None, share: float) -> int:
-    """Place of the candidate with the largest expected gain, by the process alone or by both."""
-    if opinion is None:
-        return int(gains.argmax())
-    shortlist = np.argsort(-gains, kind="stable")[:SHORTLIST]
-    second = opinion(candidates[shortlist])
-    known = np.isfinite(second)
-    if not known.any():
-        return int(shortlist[0])
-    ranks = (1.0 - share) * rankdata(gains[shortlist][known]) + share * rankdata(second[known])
-    return int(shortlist[known][ranks.argmax()])
 
 
 def corrections(misses: Floats) -> tuple[Floats, Floats]:

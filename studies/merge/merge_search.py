@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.merge.lineage_gp import LineageSpace
-from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge, share_of_opinion
+from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge
 from epsopt.optimize.merge.simplex_merge import lacking_is_failure
 from epsopt.optimize.objectives import Objectives, measured_table, worst_where_missing
 from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.studies.merge.map_opinion import MapOpinion
 from epsopt.studies.merge.merge_sources import Sources
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -63,7 +62,6 @@ class MergeSearch:
         lineages: checkpoints of each with the inner products of their differences from its base.
         project: objectives and bounds.
         checkpoints: the catalogue's; what was measured on them is the front to be widened.
-        opinion: of the map, if there is one.
     """
 
     def __init__(
@@ -71,9 +69,7 @@ class MergeSearch:
         lineages: Sequence[tuple[Sources, WeightProducts]],
         project: Project,
         checkpoints: Sequence[Checkpoint],
-        opinion: MapOpinion | None = None,
     ) -> None:
-        self._opinion = opinion
         self._sources = tuple(sources for sources, _ in lineages)
         self._objectives, self._bounds = project.objectives, project.bounds
         values = [
@@ -92,7 +88,6 @@ class MergeSearch:
         self.reference: Floats = np.where(self._maximize, self._others.min(axis=0), self._others.max(axis=0))
         self._merges = np.zeros((0, len(self._objectives)))
         self._misses: list[Floats] = []
-        self._errors: list[tuple[float, float]] = []
 
     @property
     def _maximize(self) -> list[bool]:
@@ -107,8 +102,6 @@ class MergeSearch:
         merge = choose_lineage_merge(
             self.space, self._points, self._values, self._table, self._objectives,
             bounds=self._bounds, reference=self.reference, misses=self._misses, rng=rng,
-            opinion=None if self._opinion is None else self._of_map,
-            share=share_of_opinion(np.array(self._errors).reshape(-1, 2)),
         )  # fmt: skip
         kind = _kind(merge.point)
         if merge.predicted is None or merge.low is None or merge.high is None:
@@ -118,12 +111,6 @@ class MergeSearch:
             for o, value, low, high in zip(self._objectives, merge.predicted, merge.low, merge.high, strict=True)
         }
         return MergeStep(merge, kind, _WHY[kind], predicted, self._expected_gain(predicted, rng))
-
-    def _of_map(self, points: Floats) -> Floats:
-        """``(n, k + 1)`` merges to ``(n,)`` hypervolume that the map expects each to add."""
-        if self._opinion is None:
-            return np.full(len(points), np.nan)
-        return self._opinion.gains([self._made_of(p) for p in points], self._table, self.reference)
 
     def _expected_gain(self, predicted: Mapping[str, Mapping[str, float]], rng: np.random.Generator) -> float:
         draws = rng.standard_normal((_DRAWS, len(self._objectives)))
@@ -199,21 +186,9 @@ class MergeSearch:
             [self._values, worst_where_missing(np.vstack([self._table, values]), self._objectives)[-1:]]
         )
         self._merges = np.vstack([self._merges, values])
-        if learn and self._opinion is not None:
-            self._compare(step, self._opinion, values[0])
-            self._opinion.learn(self.recombination(step), measured)
         miss = step.merge.miss(values[0]) if learn else None
         if miss is not None:
             self._misses = [*self._misses, miss]
-
-    def _compare(self, step: MergeStep, opinion: MapOpinion, measured: Floats) -> None:
-        """Remember how right the process and the map were of a merge, in deviations of all checkpoints."""
-        by_map = opinion.predicted(self.recombination(step))
-        if by_map is None or step.merge.predicted is None or not np.isfinite(measured).all():
-            return
-        unit = np.maximum(self._others.std(axis=0), 1e-12)
-        process, map_ = (float((((p - measured) / unit) ** 2).mean()) for p in (step.merge.predicted, by_map))
-        self._errors = [*self._errors, (process, map_)]
 
     @property
     def _table(self) -> Floats:

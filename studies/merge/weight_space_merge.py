@@ -15,7 +15,6 @@ import numpy as np
 
 from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
-from epsopt.studies.merge.map_opinion import MapOpinion
 from epsopt.studies.merge.merge_search import BETWEEN, BEYOND, MergeSearch, MergeStep
 from epsopt.studies.merge.merge_sources import Sources, gone_sentences, only_finite
 from epsopt.studies.merge.simplex_merge import disagreements, missing_values
@@ -71,7 +70,6 @@ class WeightSpaceMerge:
         after: and with them.
         stopped: why fewer were measured than the budget has; None: all were.
         disagreements: sentences about a source of which the hook says something else than its file.
-        with_map: whether the fitted map helped to choose what is measured.
     """
 
     sources: tuple[Sources, ...]
@@ -83,7 +81,6 @@ class WeightSpaceMerge:
     after: float
     stopped: str | None
     disagreements: tuple[str, ...]
-    with_map: bool = False
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -126,7 +123,6 @@ def merge_in_weight_space(
     budget: int = 30,
     give_up: bool = False,
     reliability: Reliability | None = None,
-    opinion: MapOpinion | None = None,
     seed: int = 0,
     made_by: str = "merge",
     progress: Callable[[str, float], None] | None = None,
@@ -144,7 +140,6 @@ def merge_in_weight_space(
         budget: merges to measure at most.
         give_up: stop when the next one is expected to gain less than training elsewhere (`marginal_value_threshold`).
         reliability: of merges so far, in shares of the hypervolume at the time; it learns from these. None begins anew.
-        opinion: of the fitted map on what is worth measuring; None: the process over weight space chooses alone.
         seed: the same seed and the same measurements give the same merges.
         made_by: the command, as saved merges name it.
         progress: called as ``progress(what, share done)``.
@@ -157,7 +152,7 @@ def merge_in_weight_space(
     """
     notify = progress or (lambda _what, _share: None)
     lineages, refused = _compared(decoder, sources, notify)
-    known = MergeSearch(lineages, project, checkpoints, opinion)
+    known = MergeSearch(lineages, project, checkpoints)
     rng, reliability = np.random.default_rng(seed), reliability or prior_reliability()
     first, recombination = known.alone()
     (found,) = known.measure(decoder, [recombination])
@@ -214,7 +209,6 @@ def merge_in_weight_space(
         after=known.volume(),
         stopped=stopped,
         disagreements=(*refused, *gone, *differing, *decoder.notes, *patience.notes(), *missing),
-        with_map=opinion is not None,
     )
 
 

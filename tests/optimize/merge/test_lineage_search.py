@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.merge import lineage_search
 from epsopt.optimize.merge.lineage_gp import LineageSpace, fit_lineages
-from epsopt.optimize.merge.lineage_search import LineageMerge, Opinion, choose_lineage_merge, share_of_opinion
+from epsopt.optimize.merge.lineage_search import LineageMerge, choose_lineage_merge
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume
 
@@ -41,10 +41,10 @@ class Toy:
         lineage = int(point[-1])
         return np.asarray(point[:-1][self.space.lineages == lineage] @ PLACES[lineage])
 
-    def choose(self, seed: int = 0, opinion: Opinion | None = None) -> LineageMerge:
+    def choose(self, seed: int = 0) -> LineageMerge:
         return choose_lineage_merge(
             self.space, self.points, self.values, self.values, OBJECTIVES,
-            reference=REFERENCE, misses=self.misses, opinion=opinion, rng=np.random.default_rng(seed),
+            reference=REFERENCE, misses=self.misses, rng=np.random.default_rng(seed),
         )  # fmt: skip
 
     def add(self, point: Floats) -> Floats:
@@ -56,38 +56,6 @@ class Toy:
     @property
     def volume(self) -> float:
         return hypervolume(self.values, REFERENCE, [True, True])
-
-
-def test_a_second_opinion_is_heard_on_the_best_candidates_and_counts_as_much_as_the_process() -> None:
-    toy, heard = Toy(), list[Floats]()
-
-    def backwards(points: Floats) -> Floats:
-        heard.append(points)
-        return np.arange(len(points), dtype=np.float64)  # the best of the process last
-
-    alone = toy.choose().point
-    toy.choose(opinion=backwards)
-    (points,) = heard
-    assert len(np.unique(points, axis=0)) == lineage_search.SHORTLIST
-    np.testing.assert_array_equal(points[0], alone)
-
-    def third(points: Floats) -> Floats:
-        return np.where(np.arange(len(points)) == 2, 1.0, 0.0)
-
-    np.testing.assert_array_equal(toy.choose(opinion=third).point, points[2])
-    # What is not known of a merge says nothing for or against it, but it is not chosen either.
-    unknown = toy.choose(opinion=lambda p: np.where(np.arange(len(p)) == 0, np.nan, -np.arange(len(p), dtype=float)))
-    np.testing.assert_array_equal(unknown.point, points[1])
-    np.testing.assert_array_equal(toy.choose(opinion=lambda p: np.full(len(p), np.nan)).point, alone)
-
-
-def test_an_opinion_counts_the_more_the_more_right_it_was() -> None:
-    assert share_of_opinion(np.zeros((0, 2))) == share_of_opinion(np.zeros((3, 2))) == 0.5
-    assert share_of_opinion(np.array([[1.0, 1.0], [2.0, 2.0]])) == pytest.approx(0.5)
-    few, many = (share_of_opinion(np.tile([[4.0, 1.0]], (n, 1))) for n in (1, 40))
-    assert 0.5 < few < many < 0.8
-    assert share_of_opinion(np.tile([[1.0, 4.0]], (40, 1))) == pytest.approx(1.0 - many)
-    assert share_of_opinion(np.tile([[0.01, 0.04]], (40, 1))) == pytest.approx(1.0 - many)
 
 
 def test_lineages_share_nothing_and_have_units_of_their_own() -> None:
