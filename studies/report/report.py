@@ -179,10 +179,10 @@ def loop_report(
         merges: that were measured as steps of the scheduler (:class:`epsopt.studies.schedule.budget.Ledger`).
 
     Raises:
-        EmptyCatalogue: nothing was proposed yet.
+        EmptyCatalogue: nothing was proposed yet, and nothing merged.
     """
     trials = proposed_trials(storage, project.name)
-    if not trials:
+    if not trials and not any(map(is_recombined, checkpoints)):
         raise EmptyCatalogue(f"{project.name} has no proposals yet: run 'epsopt propose' first")
     limits = {o.name: o.limit for o in project.objectives}
     made_for = recorded_objectives(storage, project.name) or project.objectives

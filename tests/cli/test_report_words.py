@@ -30,7 +30,9 @@ def test_proposed_runs_of_which_nothing_joined_are_counted():
         (("a", "a"), "the one proposed run is"),
     ):
         checkpoints = [SimpleNamespace(run=run) for run in runs]
-        first, *_ = front_sentences(SimpleNamespace(gain=gain, merge_gain=gain, new=checkpoints, merged=[]))
+        first, *_ = front_sentences(
+            SimpleNamespace(gain=gain, merge_gain=gain, new=checkpoints, merged=[], proposals=runs)
+        )
         assert expected in first
 
 

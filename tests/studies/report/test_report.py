@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from epsopt.cli.loop_tables import show_proposals, show_steps
+from epsopt.cli.loop_tables import front_sentences, show_proposals, show_steps
 from epsopt.cli.report import (
     control_run_sentences,
     count_sentences,
@@ -35,7 +35,8 @@ from epsopt.studies.schedule.budget import MeasuredMerge, StepPlan
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from epsopt.zoo.layouts.parsed import RECOMBINED
 
 from ...sweeps import sweep  # noqa: TID252
 from ..fakes import COVERAGE, DIST_CORR, FakeProposal  # noqa: TID252
@@ -290,6 +291,21 @@ def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path
     said = " ".join(other_objectives(report, later))
     assert ("take the proposals over to them" in said) == (made_for != now)
     show_proposals(report, report.objectives)
+    write_page(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
+
+
+def test_merges_are_reported_before_anything_was_proposed(tmp_path, url, storage):
+    project, (old, new) = stepped_for(FOUR[:2], tmp_path, url, storage)
+    project = replace(project, name="another")
+    with pytest.raises(EmptyCatalogue, match="no proposals yet"):
+        loop_report(project, storage, [old, new])
+    merge = replace(new, hyperparameters={RECOMBINED: True})
+    report = loop_report(project, storage, [old, merge])
+    assert (report.proposals, report.merged) == ((), (merge,))
+    first, second, _ = front_sentences(report)
+    assert first.startswith("Hypervolume of the measured front: ")
+    assert "proposed" not in first
+    assert second.startswith("Merged checkpoints, measured, not trained: ")
     write_page(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
 
 
