@@ -143,7 +143,7 @@ class MergeSearch:
         shares = point[:-1][self.space.lineages == int(point[-1])].round(9)
         parents = [sources.base, *(Parent(c.path, c.sha256) for c in sources.checkpoints)]
         whole = [round(1.0 - float(shares.sum()), 9), *shares.tolist()]
-        used = [i for i, share in enumerate(whole) if share != 0.0]
+        used = [i for i, share in enumerate(whole) if abs(share) > 10.0 * _ROUNDING]
         return Recombination(tuple(parents[i] for i in used), (tuple(whole[i] for i in used),))
 
     def step_of(self, recombination: Recombination) -> MergeStep | None:
