@@ -141,7 +141,7 @@ def merge_checkpoints(
         evaluate_all=evaluate_all, at_a_time=decoder.jobs,
     )  # fmt: skip
     differing = [s for p, e in zip(parents, result.evaluations, strict=False)
-                 for s in disagreements(p, e.measured, objectives)]  # fmt: skip
+                 for s in disagreements(p, e.measured, objectives, decoder.calibrate)]  # fmt: skip
     notes = [*differing, *decoder.notes, *Patience(list(result.failures)).notes()]
     notes += missing_values([e.measured for e in result.evaluations[len(parents) :]], objectives)
     merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(notes), how)
@@ -171,9 +171,19 @@ def missing_values(measured: Sequence[Mapping[str, float | None]], objectives: S
 
 
 def disagreements(
-    checkpoint: Checkpoint, measured: Mapping[str, float | None], objectives: Sequence[Objective]
+    checkpoint: Checkpoint,
+    measured: Mapping[str, float | None],
+    objectives: Sequence[Objective],
+    calibrate: str | None = None,
 ) -> list[str]:
-    """Return one sentence that names the objectives of which the hook says something else than the file, or none."""
+    """Return one sentence that names the objectives of which the hook says something else than the file, or none.
+
+    Args:
+        checkpoint: that was measured again.
+        measured: what the hook says, by name.
+        objectives: what counts.
+        calibrate: the hook that computed its statistics anew before; None: none did.
+    """
     out = []
     for objective in objectives:
         stated, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
@@ -184,4 +194,5 @@ def disagreements(
             continue
         if abs(stated - found) > _DIFFERENT * max(abs(stated), abs(found), 1e-9):
             out.append(f"{objective.name} {found:.4g} where its file says {stated:.4g}")
-    return [f"the hook measures of {checkpoint.path} {', '.join(out)}"] if out else []
+    anew = f", whose statistics {calibrate} computed anew," if calibrate else ""
+    return [f"the hook measures of {checkpoint.path}{anew} {', '.join(out)}"] if out else []

@@ -159,7 +159,7 @@ def merge_in_weight_space(
     if isinstance(found, EpsoptError):
         raise found
     _require_values(found, project, first)
-    differing = disagreements(first, found, project.objectives)
+    differing = disagreements(first, found, project.objectives, decoder.calibrate)
     gone = gone_sentences([c for one in sources for c in one.gone])
     epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
     before, stopped = known.volume(), None

@@ -49,7 +49,7 @@ class WeightDecoder:
         jobs: int = 1,
         kept: KeptEvaluations | None = None,
     ) -> None:
-        self.hook = evaluate
+        self.hook, self.calibrate = evaluate, calibrate
         self.jobs = jobs
         self._weights_key, self._rank, self._kept = weights_key, rank, kept
         self._reading = ReaderPool(1, limits)

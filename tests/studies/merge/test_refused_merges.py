@@ -9,7 +9,9 @@ import pytest
 from epsopt.cli.decoded import reasons_without_prediction
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.merge import warm_start_candidates
+from epsopt.studies.merge.simplex_merge import disagreements
 from epsopt.studies.merge.warm_start_candidates import merged_starts
+from epsopt.zoo.catalogue.types import Checkpoint
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
 REASON = "it lies 9 from the nearest checkpoint that the map knows"
@@ -55,3 +57,12 @@ def test_decoded_samples_that_are_not_predicted_are_said_once_a_reason():
         "Nothing is predicted of the decoded weights of 5: odd.",
     ]
     assert reasons_without_prediction([merged(), None]) == []
+
+
+def test_a_source_that_was_calibrated_anew_does_not_blame_the_hook_that_measures():
+    checkpoint = Checkpoint(1, 1, "a", "/a.pt", "x", 1, {"acc": 0.5}, {}, "s", 1, 1)
+    objective = (Objective("acc", maximize=True),)
+    (plain,) = disagreements(checkpoint, {"acc": 0.7}, objective)
+    assert plain == "the hook measures of /a.pt acc 0.7 where its file says 0.5"
+    (anew,) = disagreements(checkpoint, {"acc": 0.7}, objective, "hooks:calibrate")
+    assert anew.startswith("the hook measures of /a.pt, whose statistics hooks:calibrate computed anew, acc 0.7")
