@@ -99,6 +99,9 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
 
 def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, details: bool = True) -> None:
     """Show every proposal as it was predicted and as it was measured, with `details` its hyperparameters, too."""
+    if not report.proposals:
+        print_wrapped("Nothing was proposed so far: 'epsopt propose' proposes runs.")
+        return
     labels = RunLabels.of([*report.old, *report.new, *report.merged])
     heads, groups = proposals_table(report, objectives)
     print_line(f"{PROPOSED}:")

@@ -87,10 +87,7 @@ def command(
         by_reason = {"page": None if page is None else str(page.resolve()), "remaining": _remaining(remaining)}
         print_json({**report_document(report), **by_reason})
         return
-    if report.proposals:
-        show_proposals(report, report.objectives, details=details)
-    else:
-        print_wrapped("Nothing was proposed so far: 'epsopt propose' proposes runs.")
+    show_proposals(report, report.objectives, details=details)
     show_steps(report)
     print_line("")
     for text in [*other_objectives(report, project), *_sentences(report)]:

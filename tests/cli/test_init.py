@@ -112,7 +112,7 @@ def test_doctor_names_what_lies_beside_checkpoints_without_metrics(tmp_path):
         (tmp_path / "runs" / f"run_{i}").mkdir(parents=True)
         state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(i))}
         torch.save({"model": state, "epoch": 1}, tmp_path / "runs" / f"run_{i}" / "epoch_1.pt")
-        (tmp_path / "runs" / f"run_{i}" / "all_values.csv").write_text("epoch,acc\n1,0.5\n")
+        (tmp_path / "runs" / f"run_{i}" / "all_values.csv").write_text("after,acc\n1,0.5\n")
     assert call(tmp_path, "init", tmp_path / "runs").status == 0
     assert "not read there: all_values.csv (in 3 runs)" in words(call(tmp_path, "ingest").out)
     assert "not read under these names: all_values.csv (in 3 runs)" in words(call(tmp_path, "doctor").out)
