@@ -165,6 +165,10 @@ def _first(reader: SideFileReader, name: str) -> Mapping[str, Any] | None:
     return next((tree for file in reader.named(name) if isinstance(tree := reader.json(file), Mapping)), None)
 
 
+FROM_THE_LOG = frozenset(("learning_rate",))
+"""Hyperparameters that are no more than what the log shows of them."""
+
+
 def _parse_trainer_state(metadata: RunMetadata, state: Mapping[str, Any]) -> None:
     history = _history(state)
     metadata.hyperparameters.update(

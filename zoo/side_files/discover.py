@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from epsopt.zoo.errors import Failure, UsageError
+from epsopt.zoo.layouts import hugging_face, plain
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.layouts.registry import sources
@@ -159,6 +160,10 @@ def read_side_files(
             answer.layouts.add(question["layout"])
         answer.unfinished |= reply["unfinished"]
         answer.hyperparameters = with_defaults(answer.hyperparameters, reply["hyperparameters"])
+        if question["layout"] == plain.LAYOUT.name and hugging_face.LAYOUT.name in answer.layouts:
+            # What a configuration says counts more than what is taken from the log.
+            stated = {name: v for name, v in reply["hyperparameters"].items() if name in hugging_face.FROM_THE_LOG}
+            answer.hyperparameters.update(stated)
         for key, metrics in reply["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}
         answer.failures += [Failure(path, reason) for path, reason in reply["failures"]]

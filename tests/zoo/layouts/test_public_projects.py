@@ -186,6 +186,18 @@ def test_a_policy_may_be_the_base_of_all_runs(tmp_path):
         assert lineage.reference_path == str(tmp_path / "base.zip")
 
 
+def test_a_configuration_says_the_learning_rate_and_the_trainers_log_does_not(catalogue, tmp_path):
+    history = [{"step": 10, "epoch": 1.0, "loss": 1.0, "learning_rate": 7.5e-5}]
+    save(tmp_path / "a" / "checkpoint-10" / "pytorch_model.bin", weights())
+    write(tmp_path / "a" / "checkpoint-10" / "config.json", "{}")
+    write(tmp_path / "a" / "checkpoint-10" / "trainer_state.json", [{"global_step": 10, "log_history": history}])
+    write(tmp_path / "a" / "training_args.yaml", "learning_rate: 1.0e-4\nper_device_train_batch_size: 2\n")
+    ingest(catalogue, [tmp_path])
+    (checkpoint,) = catalogue.checkpoints()
+    assert checkpoint.hyperparameters == {"learning_rate": 1e-4, "per_device_train_batch_size": 2}
+    assert checkpoint.metrics == {"loss": 1.0}
+
+
 def test_coqui_s_losses_are_metrics(catalogue, tmp_path):
     content = {"model": weights(), "step": 1000, "epoch": 2, "model_loss": {"train_loss": 0.5, "eval_loss": 0.75}}
     save(tmp_path / "checkpoint_1000.pth", content)
