@@ -27,7 +27,7 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     step_of,
 )
 from epsopt.zoo.layouts.checkpoint_names import by_number, rows_by_name, rows_of_mapping
-from epsopt.zoo.layouts.config_texts import BYTES, parse_config_text
+from epsopt.zoo.layouts.config_texts import BYTES, parse_config_text, parse_python_config
 from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
@@ -116,6 +116,7 @@ _NO_MODEL = re.compile(
 )
 _PARTS_OF_A_POLICY = frozenset(("pytorch_variables.pth", "ent_coef_optimizer.pth"))
 """What Stable-Baselines3 packs with a policy: a few numbers, and the state of an optimiser."""
+_PYTHON_CONFIG = ".py"
 _DATED = re.compile(r"\d{8}_\d{6}")
 _OF_AN_EVALUATION = frozenset(("precision", "recall", "scores", "counts"))
 """What pycocotools keeps of an evaluation; DETR and its kin save it as ``eval/latest.pth``."""
@@ -149,6 +150,11 @@ def run_of(file: Path, folders: Folders) -> Path:
     ):
         return holder.parent
     return folder
+
+
+def is_configuration(name: str) -> bool:
+    """Tell whether a file's name is that of a configuration."""
+    return name in CONFIGURATIONS or name.endswith(_PYTHON_CONFIG) or _CONFIGURATION.fullmatch(name) is not None
 
 
 def ignores(file: Path, folders: Folders) -> bool:
@@ -189,10 +195,17 @@ def _of_repeats(run: Path, folders: Folders) -> list[Path]:
 
 
 def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
-    """Return logs of MMDetection and its kin: ``DATE_TIME.log.json``, or ``DATE_TIME/vis_data/scalars.json``."""
+    """Return logs of MMDetection and its kin: ``DATE_TIME.log.json``, or ``DATE_TIME/vis_data/scalars.json``.
+
+    The configuration comes first: the newest session's, or the only one that lies in the folder.
+    """
     names = sorted(folders.names(run))
     logs = [run / name for name in names if name.endswith(".log.json") and _is_of_openmmlab(run / name)]
     sessions = [run / name / "vis_data" for name in names if _DATED.fullmatch(name)]
+    if logs or sessions:
+        newest = [folder / "config.py" for folder in sessions[::-1] if "config.py" in folders.names(folder)]
+        written = newest or [run / name for name in names if name.endswith(_PYTHON_CONFIG)]
+        logs = [*(written[:1] if newest or len(written) == 1 else []), *logs]
     return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
 
 
@@ -221,6 +234,9 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
             configured.append((file, _configured(reader.structure(file), file, reader)))
         elif file.name in CONFIG_TEXTS:
             held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
+            configured.append((file, _configured(held, file, reader)))
+        elif file.suffix == _PYTHON_CONFIG:
+            held = reader.attempt(file, lambda p: parse_python_config(reader.text(p, BYTES)))
             configured.append((file, _configured(held, file, reader)))
         elif logs and _is_of_openmmlab(file) and _is_of_openmmlab(logs[-1].file):
             _read_log(reader, file, logs[-1].metadata)  # a later session of the same log

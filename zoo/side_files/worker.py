@@ -51,7 +51,7 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
 def _log_among(files: Sequence[str]) -> str:
     """Return the first of a layout's files that is no configuration by its name."""
-    return next((f for f in files if PurePath(f).name not in plain.CONFIGURATIONS), files[0])
+    return next((f for f in files if not plain.is_configuration(PurePath(f).name)), files[0])
 
 
 def _of_several(run: PurePath, positions: Sequence[Position]) -> bool:

@@ -54,6 +54,33 @@ def test_what_mmcv_validates_within_an_epoch_is_of_the_iteration_before(catalogu
     assert [c.metrics["mIoU"] for c in catalogue.checkpoints()] == [0.1, 0.3, 0.2]
 
 
+CONFIG = """
+_base_ = ['../base.py']
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02, momentum=0.9), clip_grad=None)
+train_dataloader = {'batch_size': 2, 'num_workers': 2}
+scales = [(1333, 800), (640, -480.5)]
+hook = SomeClass(1)
+secret = open('/etc/passwd').read()
+work_dir = './work_dirs/a'
+"""
+
+
+@pytest.mark.parametrize("place", ["{}.py", "20240115_102030/vis_data/config.py"])
+def test_a_configuration_in_python_is_read_and_not_run(catalogue, tmp_path, place):
+    for run, lr in (("a", 0.02), ("b", 0.01)):
+        save(tmp_path / run / "epoch_1.pth", {"meta": {"epoch": 1, "iter": 10}, "state_dict": weights(int(100 * lr))})
+        write(tmp_path / run / place.format("faster_rcnn"), CONFIG.replace("0.02", str(lr)))
+        write(tmp_path / run / "20240115_102030" / "vis_data" / "scalars.json", [{"epoch": 1, "step": 10, "loss": lr}])
+    report = ingest(catalogue, [tmp_path])
+    assert report.side_file_failures == []
+    assert {c.hyperparameters["optim_wrapper.optimizer.lr"]: c.metrics for c in catalogue.checkpoints()} == {
+        0.02: {"loss": 0.02}, 0.01: {"loss": 0.01}
+    }  # fmt: skip
+    found = catalogue.checkpoints()[0].hyperparameters
+    assert (found["train_dataloader.batch_size"], found["optim_wrapper.clip_grad"]) == (2, None)
+    assert not {"hook", "secret", "work_dir", "_base_"} & found.keys()
+
+
 def test_tags_of_another_clock_are_left_out(catalogue, tmp_path):
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     with tensorboard.SummaryWriter(str(tmp_path / "a")) as writer:
