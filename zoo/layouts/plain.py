@@ -475,7 +475,7 @@ def _state_dict(checkpoint: OpenCheckpoint) -> StateDict:
         found = find_state_dict(tree, path, checkpoint.weights_key, checkpoint.equal)
     else:
         found = StateDict("", dict(tree))
-    if _OF_AN_EVALUATION.issuperset(found.tensors):
+    if found.tensors and _OF_AN_EVALUATION.issuperset(found.tensors):
         raise UnreadableCheckpoint(path, "holds the results of an evaluation (precision, recall), no weights")
     if not any(t.is_floating_point() and t.numel() for t in found.tensors.values()):
         raise UnreadableCheckpoint(path, f"no weights: none of its {len(found.tensors)} tensors is of floating point")
