@@ -35,6 +35,7 @@ _Value = float | None
 _LISTED = 8
 _FEWEST = 3  # epochs that show how a log counts
 _DIGITS = re.compile(r"\d+")
+_DETECTRON2 = re.compile(r"model_(?:\d{7}|final)\.pth")
 _SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
 
 
@@ -318,10 +319,15 @@ def _of_metric(
         return _at(steps, positions, _shift(steps, places))
     if steps.keys() & places and not _count_epochs(steps, positions, clocks):
         of_steps = _at(steps, positions, 0)
-        # detectron2 evaluates the last model at the number of iterations, one more than the last one's.
-        end = _at({max(steps): steps[max(steps)]}, positions, -1) if max(steps) == max(places) + 1 else {}
-        return {**end, **of_steps}
+        return {**_after_the_end(steps, positions), **of_steps}
     return _as_epochs(steps, positions, clocks)
+
+
+def _after_the_end(steps: dict[int, _Value], positions: Sequence[Position]) -> dict[str, _Value]:
+    """Give detectron2's last model what was evaluated at the number of iterations, one more than its own."""
+    ours = [p for p in positions if p.step is not None and _DETECTRON2.fullmatch(PurePath(p.path).name)]
+    last = max((p.step for p in ours if p.step is not None), default=-1)
+    return {p.key: steps[last + 1] for p in ours if p.step == last} if max(steps) == last + 1 else {}
 
 
 def _count_epochs(steps: Collection[int], positions: Sequence[Position], clocks: _Clocks) -> bool:
