@@ -202,9 +202,8 @@ def front_sentences(report: LoopReport) -> list[str]:
     if not runs:
         proposed = len({c.run for c in report.new})
         joined = f"nothing of {'the one proposed run' if proposed == 1 else f'{proposed} proposed runs'} is on it"
-    sentences = [f"Hypervolume of the measured front: {moved}; {joined}."]
-    if not report.proposals:
-        sentences = [f"Hypervolume of the measured front: {gain.before:.4f}."]
+    front = f"{moved}; {joined}" if report.proposals else f"{gain.before:.4f}"
+    sentences = [f"Hypervolume of the measured front: {front}."]
     if report.merged:
         sentences.append(
             f"Merged checkpoints, measured, not trained: {merge_gain.after:.4f} with them ({merge_gain.relative:+.1%} "

@@ -36,7 +36,7 @@ from epsopt.zoo.formatting import count
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 _SAME = 1e-4
 """Distance of z, in the spread of all that is known, below which weights are the same but for rounding."""
-_AT_A_TIME = 512
+_AT_A_TIME = 512  # rows of z that are compared with all that is known
 
 
 class OtherVersion(CatalogueError):  # noqa: N818 - it says what was found

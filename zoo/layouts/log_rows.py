@@ -59,7 +59,7 @@ def rows_of(records: Iterable[Mapping[str, Any]], *, by_step: bool = False, chec
 
 def _of_coco(record: Mapping[str, Any]) -> dict[str, Any]:
     """Name the twelve numbers of a COCO evaluation, which DETR and its kin log as a list, by what they are."""
-    lists = {k: v for k, v in record.items() if "coco" in k.lower() and isinstance(v, list) and len(v) == len(_COCO)}
+    lists = {k: v for k, v in record.items() if isinstance(v, list) and len(v) == len(_COCO) and "coco" in k.lower()}
     return {f"{name}.{what}": v for name, values in lists.items() for what, v in zip(_COCO, values, strict=True)}
 
 

@@ -108,7 +108,7 @@ def score_in_name(stem: str) -> dict[str, float]:
     return {name: float(found[2])} if known and not negative else {}
 
 
-_SCORE = re.compile(r"(?:^|[-.])?([A-Za-z][\w@]*)=(-?\d{1,9}\.\d{1,9})$")
+_SCORE = re.compile(r"([A-Za-z][\w@]*)=(-?\d{1,9}\.\d{1,9})$")
 _BEFORE_SCORE = re.compile(r"^.*\d_|^(?:(?:best|model|net|checkpoint|ckpt|weights)_)+", re.IGNORECASE)
 
 

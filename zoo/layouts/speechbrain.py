@@ -11,18 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts import plain
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
-from epsopt.zoo.layouts.side_file_reader import SideError, SideFileReader, parse_yaml
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import metrics_of, no_tensor, number_or_text
-from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -105,28 +102,14 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     if not is_checkpoint(folder):
         return None
     reading = plain.interpret(checkpoint)
-    counter = _text(folder / "counter.ckpt").strip()
-    state, meta = (_yaml(folder / name) for name in ("brain.ckpt", META))
+    reader = SideFileReader(folder, ())
+    counter = (reader.attempt(folder / "counter.ckpt", lambda path: reader.text(path, _BYTES)) or "").strip()
+    trees = [reader.yaml(folder / name) for name in ("brain.ckpt", META)]
+    state, meta = (tree if isinstance(tree, Mapping) else {} for tree in trees)
     step = next((n for key in ("optimizer_step", "step") if isinstance(n := state.get(key), int)), None)
     within = meta.get("end-of-epoch") is False
     epoch = int(counter) if counter.isdecimal() and len(counter) < 16 and not within else None
     return replace(reading, epoch=epoch, step=step)
-
-
-def _text(path: Path) -> str:
-    try:
-        with open_source(location(path), Limits()) as source:
-            return bytes(source.read(0, min(source.size, _BYTES))).decode("utf-8", errors="replace")
-    except (UnreadableCheckpoint, ChangedWhileReadError):
-        return ""
-
-
-def _yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        tree = parse_yaml(path, _text(path))
-    except (SideError, UnreadableCheckpoint):
-        return {}
-    return tree if isinstance(tree, Mapping) else {}
 
 
 LAYOUT = Layout("speechbrain", run_of, ignores, side_files, interpret, parse_side_files)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from epsopt.zoo.errors import Failure, UsageError
-from epsopt.zoo.layouts import hugging_face, plain
+from epsopt.zoo.layouts import hugging_face
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.layouts.registry import sources
@@ -149,6 +149,7 @@ def read_side_files(
             questions.append((found.run, sum(identity.size for _, identity in files), header))
             whose.append(i)
     answers = [SideFileResult() for _ in runs]
+    from_logs: list[dict[str, Any]] = [{} for _ in runs]
     for i, (_, _, question), reply in zip(whose, questions, ask(pool, questions, progress), strict=True):
         answer = answers[i]
         if reply["status"] != "parsed":
@@ -159,12 +160,13 @@ def read_side_files(
         if reply["hyperparameters"] or reply["metrics"] or reply["failures"]:
             answer.layouts.add(question["layout"])
         answer.unfinished |= reply["unfinished"]
-        answer.hyperparameters = with_defaults(answer.hyperparameters, reply["hyperparameters"])
-        if question["layout"] == plain.LAYOUT.name and hugging_face.LAYOUT.name in answer.layouts:
-            # What a configuration says counts more than what is taken from the log.
-            stated = {name: v for name, v in reply["hyperparameters"].items() if name in hugging_face.FROM_THE_LOG}
-            answer.hyperparameters.update(stated)
+        stated = reply["hyperparameters"]
+        if question["layout"] == hugging_face.LAYOUT.name:
+            from_logs[i] = {name: stated.pop(name) for name in hugging_face.FROM_THE_LOG if name in stated}
+        answer.hyperparameters = with_defaults(answer.hyperparameters, stated)
         for key, metrics in reply["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}
         answer.failures += [Failure(path, reason) for path, reason in reply["failures"]]
+    for answer, shown in zip(answers, from_logs, strict=True):  # what any file says counts more
+        answer.hyperparameters = with_defaults(answer.hyperparameters, shown)
     return answers
