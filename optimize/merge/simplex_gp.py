@@ -35,7 +35,8 @@ FIT_FAILURES = (ModelFittingError, NotPSDError, ArithmeticError, RuntimeError, V
 FIT_STEPS = 40
 """Of L-BFGS, for each fit of the processes."""
 
-_APART = 0.02  # coefficients that differ by less measure nearly the same
+_APART = 0.02  # coefficients that differ by less measure nearly the same: only where nothing farther is left
+_SAME = 1e-3  # and by less than that are not measured twice
 _ROUGH_SAMPLES = 16
 _SHORTLIST = 64
 _SAMPLES = 128
@@ -76,7 +77,10 @@ def next_merge(
     candidates = _candidates(tried, table, objectives, reach, rng)
     x = torch.from_numpy(_free(tried))
     pool = torch.from_numpy(_free(candidates))
-    pool_of = torch.cdist(pool, x).min(dim=1).values > _APART
+    nearest = torch.cdist(pool, x).min(dim=1).values
+    pool_of = nearest > _APART
+    if not bool(pool_of.any()):
+        pool_of = nearest > _SAME
     if not bool(pool_of.any()):
         return None
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]

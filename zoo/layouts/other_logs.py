@@ -24,7 +24,7 @@ _FOR_LOGS = frozenset(
 )
 _VERSION = re.compile(r"version_(\d+)")
 _DEPTH = 3
-_MOST = 32
+_MOST = 500
 """Files of a folder that are looked into."""
 _LIGHTNING = ".ckpt"
 
@@ -61,8 +61,8 @@ def records_of(reader: SideFileReader, file: Path) -> list[Mapping[str, Any]]:
     if not names_moments(reader, file):
         return []
     rows = reader.json_lines(file) if file.suffix.lower() == ".jsonl" else reader.table(file)
-    placed: list[Mapping[str, Any]] = [row for row in rows if place_of(row) != (None, None)]
-    return placed if _goes_forward(placed) else []
+    placed = [(row, place) for row in rows if (place := place_of(row)) != (None, None)]
+    return [row for row, _ in placed] if _goes_forward([place for _, place in placed]) else []
 
 
 def names_moments(reader: SideFileReader, file: Path) -> bool:
@@ -81,14 +81,13 @@ def _names(line: str, file: Path) -> list[str]:
     return [name.strip().strip('"') for name in re.split(r"[,;\t]", line.lstrip().removeprefix("#"))]
 
 
-def _goes_forward(rows: Sequence[Mapping[str, Any]]) -> bool:
+def _goes_forward(places: Sequence[tuple[int | None, int | None]]) -> bool:
     """Tell whether rows go on in time but for a few: a training resumes now and then, episodes begin all the time."""
-    places = [place_of(row) for row in rows]
     back = sum(
         any(a is not None and b is not None and b < a for a, b in zip(one, other, strict=True))
         for one, other in pairwise(places)
     )
-    return back <= len(rows) // 10 + 1
+    return back <= len(places) // 10 + 1
 
 
 def _tables(folder: Path, folders: Folders) -> list[str]:

@@ -67,6 +67,11 @@ def test_the_soup_is_measured_where_the_budget_has_room_for_one_merge():
     assert [e.reason for e in result.evaluations][3] == "uniform soup"
 
 
+def test_a_budget_beyond_what_lies_far_apart_is_spent_all_the_same():
+    result = merge(lambda c: {"coverage": float(c[0][0])}, 2, OBJECTIVES[:1], budget=70, seed=0)
+    assert len(result.evaluations) == 70
+
+
 def test_a_merge_that_lacks_an_objective_has_failed_and_the_others_count():
     calls = []
 
