@@ -22,7 +22,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from zoos import Zoo
 
 from epsopt.surrogate import TrainingSet, run_folds
-from epsopt.surrogate.baselines import feature_table, median_baseline, statistics_baseline
+from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table, median_baseline, statistics_baseline
+from epsopt.surrogate.hyperparameter_table import HyperparameterTable
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS
 
 Array = NDArray[np.float64]
@@ -119,6 +120,26 @@ def hyperparameters(train: Zoo, test: Zoo, *, seed: int = 0) -> Array:
     return out
 
 
+def statistics_and_hyperparameters(train: Zoo, test: Zoo, *, seed: int = 0) -> Array:
+    """Seven statistics of each tensor, the run's hyperparameters and the epoch, with gradient boosting.
+
+    The columns of hyperparameters are the product's own (:mod:`epsopt.surrogate.hyperparameter_table`).
+    """
+    names = sorted({name for f in train.train.fingerprints for name in f.names})
+    columns = HyperparameterTable.of(train.train.hyperparameters or (), train.train.runs)
+    x_train, x_test = (
+        np.hstack([feature_table(part.fingerprints, names, UNTERTHINER), columns(part.hyperparameters or ())])
+        for part in (train.train, test.train)
+    )
+    out = median(train, test)
+    for j in range(out.shape[1]):
+        y = train.train.metrics[:, j]
+        known = np.isfinite(y)
+        if known.sum() >= 10:
+            out[:, j] = boosted(x_train[known], y[known], seed).predict(x_test, num_threads=1)
+    return out
+
+
 def statistics(train: Zoo, test: Zoo) -> Array:
     """Seven statistics of each tensor and gradient boosting (Unterthiner et al. 2020, arXiv:2002.11448)."""
     return statistics_baseline(train.train, test.train)
@@ -162,6 +183,7 @@ BASELINES: Mapping[str, Predictor] = {
     "k nearest neighbours": nearest_neighbours,
     "hyperparameters + epoch": hyperparameters,
     "statistics + LightGBM": statistics,
+    "statistics, hyperparameters, epoch + LightGBM": statistics_and_hyperparameters,
     "wide statistics + LightGBM": wide_statistics,
 }
 

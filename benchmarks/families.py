@@ -12,7 +12,9 @@ can be printed as long as its results lie there.
 
 The split, stated before anything was run: whatever is chosen (constants, grids, rules) is chosen on DEVELOPMENT;
 REPORTED families are measured with what was chosen there. The policies (ppo) came later, when all was chosen; they need
-`pip install stable-baselines3`, which is not part of the development environment.
+`pip install stable-baselines3`, which is not part of the development environment. Later still came six further kinds of
+networks (other_families.py), three of which may serve to choose and three of which are only reported; that was stated
+before they were made.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,10 +32,11 @@ from typing import Any
 
 import family_trainers as trainers
 import numpy as np
+import other_families
 import psutil
 import torch
 import zoos
-from baselines import hyperparameters
+from baselines import hyperparameters, statistics_and_hyperparameters
 from numpy.typing import NDArray
 from scores import interval_score
 
@@ -63,9 +66,26 @@ REPORTED: dict[str, Family | None] = {
     "gpt2": (trainers.gpt2, None, 20),
     "ppo": (trainers.ppo, None, 24),
     "ppo-noisy": (trainers.ppo_noisy, None, 24),
+    "ppo-finetune": (trainers.ppo_finetune, trainers.ppo_base, 24),
     "digits": None,  # benchmarks/digits.py: mixed architectures
 }
-FAMILIES: dict[str, Family | None] = {**DEVELOPMENT, **REPORTED}
+FURTHER_DEVELOPMENT: dict[str, Family] = {
+    "lstm": (other_families.lstm, None, 24),
+    "vae": (other_families.vae, None, 24),
+    "forecaster": (other_families.forecaster, None, 24),
+}
+FURTHER_REPORTED: dict[str, Family] = {
+    "unet": (other_families.unet, None, 24),
+    "gnn": (other_families.gnn, None, 24),
+    "implicit": (other_families.implicit, None, 24),
+}
+GROUPS: dict[str, Mapping[str, Family | None]] = {
+    "development": DEVELOPMENT,
+    "reported": REPORTED,
+    "further kinds, development": FURTHER_DEVELOPMENT,
+    "further kinds, reported": FURTHER_REPORTED,
+}
+FAMILIES: dict[str, Family | None] = {name: family for group in GROUPS.values() for name, family in group.items()}
 
 Array = NDArray[np.float64]
 
@@ -118,7 +138,7 @@ def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
     return replace(zoo, train=train)
 
 
-_NEEDS = {"ppo": "stable_baselines3", "ppo-noisy": "stable_baselines3"}
+_NEEDS = dict.fromkeys(("ppo", "ppo-noisy", "ppo-finetune"), "stable_baselines3")
 _TRAINING = ("train", "time/")
 _TIMES = ("_runtime", "_per_second")
 _NOT_JUDGED = {"loss", "grad_norm", "eval_loss", "log10_parameters"}
@@ -130,7 +150,7 @@ def predictions(name: str, split: int) -> dict[str, Any]:
     before = _processor_seconds()
     surrogate, _ = fit(inside.train, seed=split)
     spent = _processor_seconds() - before
-    predicted = answer(surrogate, outside)
+    predicted, of_weights = answer(surrogate, outside), answer_of_weights(surrogate, outside)
     return {
         "runs": [int(inside.train.n_runs), int(outside.train.n_runs)],
         "checkpoints": [len(inside), len(outside)],
@@ -140,9 +160,13 @@ def predictions(name: str, split: int) -> dict[str, Any]:
         "map": predicted.point.tolist(),
         "low": predicted.low.tolist(),
         "high": predicted.high.tolist(),
+        "weights": of_weights.point.tolist(),
+        "weights_low": of_weights.low.tolist(),
+        "weights_high": of_weights.high.tolist(),
         "median": median_baseline(inside.train, outside.train).tolist(),
         "statistics": statistics_baseline(inside.train, outside.train).tolist(),
         "hyperparameters": hyperparameters(inside, outside).tolist(),
+        "both": statistics_and_hyperparameters(inside, outside).tolist(),
         "seconds": spent,
     }
 
@@ -155,8 +179,16 @@ def parts(zoo: zoos.Zoo, split: int) -> tuple[zoos.Zoo, zoos.Zoo]:
 
 
 def answer(surrogate: Any, outside: zoos.Zoo) -> Any:
-    """What `epsopt predict` answers."""
-    return surrogate.predict(surrogate.encode(outside.train.fingerprints))
+    """What `epsopt predict` answers of files beside which their run's hyperparameters lie."""
+    return surrogate.predict(
+        surrogate.encode(outside.train.fingerprints, hyperparameters=outside.train.hyperparameters)
+    )
+
+
+def answer_of_weights(surrogate: Any, outside: zoos.Zoo) -> Any:
+    """What `epsopt predict` answers of weights alone."""
+    prints = outside.train.fingerprints
+    return surrogate.predict(surrogate.encode(prints), weights_alone=surrogate.weights_alone(prints))
 
 
 def results(name: str, split: int, version: int = FORMAT, *, make_it: bool = False) -> dict[str, Any] | None:
@@ -188,7 +220,7 @@ def table(version: int) -> None:
     head = " " * 34 + "".join(f"{t:>{w}}" for t, w in zip(titles, (9, 9, 10, 9, 7, 8, 7, 7), strict=True))
     ratios: dict[str, list[float]] = {}
     mixed: dict[str, list[list[float]]] = {}
-    for title, names in (("development", DEVELOPMENT), ("reported", REPORTED)):
+    for title, names in GROUPS.items():
         print(f"\n{title}\n{head}")
         for name in names:
             found = [r for split in range(SPLITS) if (r := results(name, split, version)) is not None]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ Batch = Callable[[], Tensor]
 _PPO_EVERY = 1_500  # steps between checkpoints
 POLES, SHORT_POLES = ("pole", "strange_pole"), ("short_pole", "strange_short_pole")
 """What policies are judged on; they are trained on the first."""
+TWO_POLES = ("light_pole", "heavy_pole")
+"""What policies that know a pole between the two are trained and judged on."""
 
 
 def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
     """A small MLP that knows upright digits learns inverted ones: new skill against the old one. Plain PyTorch."""
-    config = {**_optimisation(rng, 1e-3, 0.3), "frozen": int(rng.integers(0, 3)), "anchor": _log(rng, 1e-6, 0.1),
+    config = {**optimisation(rng, 1e-3, 0.3), "frozen": int(rng.integers(0, 3)), "anchor": log_uniform(rng, 1e-6, 0.1),
               "replay": float(max(0.0, rng.uniform(-0.3, 0.5)))}  # fmt: skip
     base = torch.load(home / "base.pt")
     model = mlp()
@@ -50,7 +53,7 @@ def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
             config["anchor"] * away
         )
 
-    _train_plain(folder, model, config, loss, lambda: judge_finetune(model), epochs=6, steps=50)
+    train_plain(folder, model, config, loss, lambda: judge_finetune(model), epochs=6, steps=50)
 
 
 @torch.no_grad()
@@ -78,7 +81,7 @@ def mlp_base(home: Path) -> None:
 
 def resnet_bn(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001 - every trainer is called alike
     """A small ResNet with BatchNorm on few, partly mislabelled digits, from scratch. Plain PyTorch."""
-    config = {**_optimisation(rng, 3e-4, 0.3), **_few_digits(rng), "smoothing": float(max(0.0, rng.uniform(-0.3, 0.3)))}
+    config = {**optimisation(rng, 3e-4, 0.3), **_few_digits(rng), "smoothing": float(max(0.0, rng.uniform(-0.3, 0.3)))}
     model = ResNet()
     x, y = some_digits(rng, config["train_size"], config["label_noise"])
 
@@ -86,13 +89,13 @@ def resnet_bn(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001 - eve
         rows = torch.from_numpy(rng.integers(0, len(y), config["batch_size"]))
         return nn.functional.cross_entropy(model(x[rows][:, None]), y[rows], label_smoothing=config["smoothing"])
 
-    _train_plain(folder, model, config, loss, lambda: judge_images(model), epochs=6, steps=20)
+    train_plain(folder, model, config, loss, lambda: judge_images(model), epochs=6, steps=20)
 
 
 def encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """PyTorch's TransformerEncoder on sequences of words, from scratch. Plain PyTorch."""
-    config = _optimisation(rng, 1e-4, 0.03, adam_only=True)
-    config["dropout"], config["train_size"] = float(rng.uniform(0.0, 0.4)), round(_log(rng, 100, 1024))
+    config = optimisation(rng, 1e-4, 0.03, adam_only=True)
+    config["dropout"], config["train_size"] = float(rng.uniform(0.0, 0.4)), round(log_uniform(rng, 100, 1024))
     config["word_dropout"] = float(max(0.0, rng.uniform(-0.3, 0.5)))
     model = SequenceClassifier(dropout=config["dropout"])
     words, labels = sequences()[:2]
@@ -104,7 +107,7 @@ def encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
         some = torch.where(torch.from_numpy(rng.random(some.shape) < config["word_dropout"]), other, some)
         return nn.functional.cross_entropy(model(some), labels[rows])
 
-    _train_plain(folder, model, config, loss, lambda: judge_sequences(model), epochs=6, steps=25)
+    train_plain(folder, model, config, loss, lambda: judge_sequences(model), epochs=6, steps=25)
 
 
 @torch.no_grad()
@@ -119,7 +122,7 @@ def judge_sequences(model: nn.Module) -> dict[str, float]:
 
 def vit(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """A ViT of transformers on few, partly mislabelled digits, from scratch; its own loop, plain checkpoints."""
-    config = {**_optimisation(rng, 1e-4, 0.03, adam_only=True), **_few_digits(rng)}
+    config = {**optimisation(rng, 1e-4, 0.03, adam_only=True), **_few_digits(rng)}
     config["dropout"] = float(rng.uniform(0.0, 0.3))
     model = small_vit(config["dropout"])
     x, y = some_digits(rng, config["train_size"], config["label_noise"])
@@ -128,7 +131,7 @@ def vit(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
         rows = torch.from_numpy(rng.integers(0, len(y), config["batch_size"]))
         return nn.functional.cross_entropy(model(x[rows][:, None]).logits, y[rows])
 
-    _train_plain(folder, model, config, loss, lambda: judge_vit(model), epochs=6, steps=25)
+    train_plain(folder, model, config, loss, lambda: judge_vit(model), epochs=6, steps=25)
 
 
 def small_vit(dropout: float = 0.0) -> Any:
@@ -153,8 +156,9 @@ def judge_vit(model: nn.Module) -> dict[str, float]:
 
 def ternary_relu(folder: Path, rng: Rng, home: Path) -> None:
     """Ternary operations with another network (ReLU) and other losses than the demo's, from one base. Plain PyTorch."""
-    config = {**_optimisation(rng, 1e-3, 0.3), "distance": _log(rng, 1e-2, 10.0), "radius": _log(rng, 1e-3, 3.0),
-              "reconstruction": _log(rng, 1e-2, 3.0), "frozen_encoder": bool(rng.random() < 0.3)}  # fmt: skip
+    config = {**optimisation(rng, 1e-3, 0.3), "distance": log_uniform(rng, 1e-2, 10.0),
+              "radius": log_uniform(rng, 1e-3, 3.0), "reconstruction": log_uniform(rng, 1e-2, 3.0),
+              "frozen_encoder": bool(rng.random() < 0.3)}  # fmt: skip
     model = TernaryReLU()
     model.load_state_dict(torch.load(home / "base.pt"))
     model.encoder.requires_grad_(requires_grad=not config["frozen_encoder"])
@@ -172,7 +176,7 @@ def ternary_relu(folder: Path, rng: Rng, home: Path) -> None:
             + config["reconstruction"] * _right_trits(logits, left)
         )
 
-    _train_plain(folder, model, config, loss, lambda: judge_ternary(model), epochs=8, steps=50)
+    train_plain(folder, model, config, loss, lambda: judge_ternary(model), epochs=8, steps=50)
 
 
 def ternary_base(home: Path) -> None:
@@ -195,7 +199,7 @@ def cnn_lightning(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger
 
-    config = {**_optimisation(rng, 3e-3, 0.5), **_few_digits(rng)}
+    config = {**optimisation(rng, 3e-3, 0.5), **_few_digits(rng)}
     x, y = some_digits(rng, config["train_size"], config["label_noise"])
 
     class Module(pl.LightningModule):
@@ -252,29 +256,49 @@ def ppo_noisy(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     _ppo(folder, rng, SHORT_POLES)
 
 
-def _ppo(folder: Path, rng: Rng, poles: tuple[str, str]) -> None:
+def ppo_finetune(folder: Path, rng: Rng, home: Path) -> None:
+    """PPO goes on from a policy that holds one pole upright, with two others: a light one and a heavy one."""
+    heavy = int(rng.integers(0, 5))
+    _ppo(folder, rng, TWO_POLES, trained_on=[TWO_POLES[0]] * (4 - heavy) + [TWO_POLES[1]] * heavy, base=home)
+
+
+def ppo_base(home: Path) -> None:
+    """Train the policy that all fine-tunes begin with."""
+    from stable_baselines3 import PPO
+
+    model = PPO("MlpPolicy", _several(1, "middle_pole"), n_steps=250, batch_size=50, device="cpu", seed=0)
+    model.learn(10_000)
+    model.save(home / "base.zip")
+
+
+def _ppo(
+    folder: Path, rng: Rng, poles: tuple[str, str], trained_on: Sequence[str] = (), base: Path | None = None
+) -> None:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
     from stable_baselines3.common.logger import configure
 
     class Judge(BaseCallback):  # type: ignore[misc]
         def _on_step(self) -> bool:
-            if self.n_calls % _PPO_EVERY == 0:
+            if self.num_timesteps % _PPO_EVERY == 0:
                 for name, value in judge_policy(self.model, poles).items():
                     self.logger.record(f"eval/{name}", value)
                 self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
                 self.logger.dump(self.num_timesteps)
             return True
 
-    steps = int(rng.choice([128, 250, 500]))
+    several = _among(trained_on or poles[:1])
+    steps = int(rng.choice([128, 250, 500])) // several.num_envs
     model = PPO(
-        "MlpPolicy", _several(1, poles[0]), learning_rate=_log(rng, 1e-4, 2e-2), n_steps=steps, batch_size=64,
-        n_epochs=int(rng.integers(2, 11)), gamma=float(rng.uniform(0.9, 0.999)), ent_coef=_log(rng, 1e-4, 0.1),
+        "MlpPolicy", several, learning_rate=log_uniform(rng, 1e-4, 2e-2), n_steps=steps, batch_size=64,
+        n_epochs=int(rng.integers(2, 11)), gamma=float(rng.uniform(0.9, 0.999)), ent_coef=log_uniform(rng, 1e-4, 0.1),
         gae_lambda=float(rng.uniform(0.8, 1.0)), clip_range=float(rng.uniform(0.1, 0.4)), device="cpu",
         seed=int(rng.integers(2**31)),
     )  # fmt: skip
+    if base is not None:
+        model.set_parameters(base / "base.zip")
     model.set_logger(configure(str(folder), ["csv"]))
-    saved = CheckpointCallback(_PPO_EVERY, str(folder), name_prefix="rl_model")
+    saved = CheckpointCallback(_PPO_EVERY // model.n_envs, str(folder), name_prefix="rl_model")
     model.learn(6 * _PPO_EVERY, callback=[Judge(), saved])
 
 
@@ -302,13 +326,27 @@ _POLES = {
     "strange_pole": (1.0, 7.0, 0.0),
     "short_pole": (0.1, 10.0, 0.6),
     "strange_short_pole": (0.2, 7.0, 0.6),
+    "middle_pole": (0.4, 10.0, 0.4),
+    "light_pole": (0.1, 15.0, 0.4),
+    "heavy_pole": (1.5, 5.0, 0.4),
 }
 """Half of a pole's length, the motor's force, and the noise on what is seen, in standard deviations of a state."""
+_CENTRED = {"middle_pole", *TWO_POLES}
+"""Poles whose reward is less the further they lean and the further the cart is from the middle: 500 is out of reach."""
 
 
 def _several(count: int, pole: str) -> Any:
-    import gymnasium
+    return _among([pole] * count)
+
+
+def _among(poles: Sequence[str]) -> Any:
     from stable_baselines3.common.vec_env import DummyVecEnv
+
+    return DummyVecEnv([partial(_balance, pole) for pole in poles])
+
+
+def _balance(pole: str) -> Any:
+    import gymnasium
 
     length, force, noise = _POLES[pole]
 
@@ -317,13 +355,17 @@ def _several(count: int, pole: str) -> Any:
             drawn = self.np_random.normal(size=observation.shape) * noise * (0.2, 1.0, 0.05, 1.0)
             return (observation + drawn).astype(observation.dtype)
 
-    def one() -> Any:
-        env = gymnasium.make("CartPole-v1")
-        cart: Any = env.unwrapped
-        cart.length, cart.polemass_length, cart.force_mag = length, cart.masspole * length, force
-        return Noisy(env) if noise else env
+    class Centred(gymnasium.Wrapper):  # type: ignore[misc]
+        def step(self, action: Any) -> Any:
+            seen, reward, *ended = self.env.step(action)
+            off = (abs(seen[0]) / cart.x_threshold + abs(seen[2]) / cart.theta_threshold_radians) / 2.0
+            return seen, float(reward) * max(1.0 - off, 0.0), *ended
 
-    return DummyVecEnv([one] * count)
+    env = gymnasium.make("CartPole-v1")
+    cart: Any = env.unwrapped
+    cart.length, cart.polemass_length, cart.force_mag = length, cart.masspole * length, force
+    env = Centred(env) if pole in _CENTRED else env
+    return Noisy(env) if noise else env
 
 
 def lora(folder: Path, rng: Rng, home: Path) -> None:
@@ -381,8 +423,8 @@ def _train_language(folder: Path, rng: Rng, model: Any, rates: tuple[float, floa
     words = torch.where(second, sentences(1)[rows], sentences(0)[rows])
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=120, eval_strategy="steps", eval_steps=20, save_strategy="steps",
-        save_steps=20, logging_steps=20, save_only_model=True, learning_rate=_log(rng, *rates),
-        weight_decay=_log(rng, 1e-3, 0.3), lr_scheduler_type=str(rng.choice(["linear", "constant"])),
+        save_steps=20, logging_steps=20, save_only_model=True, learning_rate=log_uniform(rng, *rates),
+        weight_decay=log_uniform(rng, 1e-3, 0.3), lr_scheduler_type=str(rng.choice(["linear", "constant"])),
         warmup_steps=int(rng.integers(0, 20)), per_device_train_batch_size=int(rng.choice([8, 16])),
         per_device_eval_batch_size=256, report_to=[], use_cpu=True, disable_tqdm=True, seed=int(rng.integers(2**31)),
     )  # fmt: skip
@@ -413,19 +455,21 @@ def judge_ternary(model: TernaryReLU) -> dict[str, float]:
     return {"coverage": coverage(logits, operations()), "dist_corr": dist_corr(points), "rad_hier": rad_hier(points)}
 
 
-def _log(rng: Rng, low: float, high: float) -> float:
+def log_uniform(rng: Rng, low: float, high: float) -> float:
+    """A number between two, any order of magnitude as likely as any other."""
     return float(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
 def _few_digits(rng: Rng) -> dict[str, Any]:
-    return {"train_size": round(_log(rng, 50, 1000)), "label_noise": float(max(0.0, rng.uniform(-0.4, 0.6)))}
+    return {"train_size": round(log_uniform(rng, 50, 1000)), "label_noise": float(max(0.0, rng.uniform(-0.4, 0.6)))}
 
 
-def _optimisation(rng: Rng, low: float, high: float, *, adam_only: bool = False) -> dict[str, Any]:
+def optimisation(rng: Rng, low: float, high: float, *, adam_only: bool = False) -> dict[str, Any]:
+    """Hyperparameters of an optimizer whose learning rate lies between two; Adam's a tenth of SGD's."""
     optimizer = "adam" if adam_only else str(rng.choice(["sgd", "adam"]))
     slower = 1.0 if adam_only or optimizer == "sgd" else 0.1
-    return {"optimizer": optimizer, "lr": slower * _log(rng, low, high), "weight_decay": _log(rng, 1e-6, 3e-2),
-            "batch_size": int(rng.choice([16, 32, 64]))}  # fmt: skip
+    return {"optimizer": optimizer, "lr": slower * log_uniform(rng, low, high),
+            "weight_decay": log_uniform(rng, 1e-6, 3e-2), "batch_size": int(rng.choice([16, 32, 64]))}  # fmt: skip
 
 
 def _optimizer(model: nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -449,10 +493,11 @@ def _steps(
         yield epoch
 
 
-def _train_plain(
+def train_plain(
     folder: Path, model: nn.Module, config: Mapping[str, Any], loss: Callable[[], Tensor],
     judge: Callable[[], dict[str, float]], epochs: int, steps: int,
 ) -> None:  # fmt: skip
+    """Train in plain PyTorch, and save weights, metrics and configuration every epoch."""
     folder.mkdir(parents=True, exist_ok=True)
     for epoch in _steps(model, config, loss, epochs, steps):
         content = {"model_state_dict": model.state_dict(), "metrics": judge(), "config": config, "epoch": epoch}

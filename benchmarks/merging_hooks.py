@@ -27,6 +27,7 @@ _CALIBRATION = 512  # training images that running statistics are computed from
 
 _LANGUAGES = (Objective("eval_first_loss", maximize=False), Objective("eval_second_loss", maximize=False))
 _IMAGES = (Objective("accuracy", maximize=True), Objective("calibration_error", maximize=False))
+_POLES = (Objective("eval/mean_reward", maximize=True), Objective("eval/strange_reward", maximize=True))
 OBJECTIVES: dict[str, tuple[Objective, ...]] = {
     "mlp-finetune": (Objective("new_accuracy", maximize=True), Objective("old_accuracy", maximize=True)),
     "lora": _LANGUAGES,
@@ -38,7 +39,8 @@ OBJECTIVES: dict[str, tuple[Objective, ...]] = {
     "resnet-bn": _IMAGES,
     "cnn-lightning": (Objective("val_accuracy", maximize=True), Objective("val_calibration_error", maximize=False)),
     "digits": _IMAGES,
-    "ppo-noisy": (Objective("eval/mean_reward", maximize=True), Objective("eval/strange_reward", maximize=True)),
+    "ppo-noisy": _POLES,
+    "ppo-finetune": _POLES,
 }
 CORRECTING = {"resnet-bn"}
 """Families whose hook computes running statistics anew, and so measures something else than runs logged."""
@@ -83,6 +85,12 @@ def digits(state: State) -> Metrics:
 def ppo_noisy(state: State) -> Metrics:
     """A policy of a short pole that is seen through noise."""
     judged = trainers.judge_policy(_loaded(trainers.small_policy(), state), trainers.SHORT_POLES)
+    return {f"eval/{name}": value for name, value in judged.items()}
+
+
+def ppo_finetune(state: State) -> Metrics:
+    """A policy of a light pole and of a heavy one."""
+    judged = trainers.judge_policy(_loaded(trainers.small_policy(), state), trainers.TWO_POLES)
     return {f"eval/{name}": value for name, value in judged.items()}
 
 

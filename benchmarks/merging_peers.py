@@ -58,7 +58,12 @@ HERE = Path(__file__).resolve().parent
 SEARCH, OF_THREE = "epsopt merge", "epsopt merge --count 3"
 ONE_LINEAGE, DRAWN = "epsopt merge, one lineage", "its candidates, at random"
 OURS = (SEARCH, OF_THREE, ONE_LINEAGE, DRAWN)
-BASES = {"mlp-finetune": "base.pt", "ternary-relu": "base.pt", "llama": "base/model.safetensors"}
+BASES = {
+    "mlp-finetune": "base.pt",
+    "ternary-relu": "base.pt",
+    "llama": "base/model.safetensors",
+    "ppo-finetune": "base.zip",
+}
 """Files that runs begin with; an adapter names its base itself."""
 Floats = NDArray[np.float64]
 

@@ -122,5 +122,6 @@ def _ppo(state: State, _path: Path, anchors: int) -> Tensor:
 
 _ANSWERS: dict[str, Callable[[State, Path, int], Tensor]] = {
     "mlp-finetune": _mlp, "cnn-lightning": _cnn, "resnet-bn": _resnet, "lora": _lora, "ternary-relu": _ternary,
-    "encoder": _encoder, "llama": _llama, "vit": _vit, "gpt2": _gpt2, "ppo": _ppo, "ppo-noisy": _ppo, "digits": _digits,
+    "encoder": _encoder, "llama": _llama, "vit": _vit, "gpt2": _gpt2, "ppo": _ppo, "ppo-noisy": _ppo,
+    "ppo-finetune": _ppo, "digits": _digits,
 }  # fmt: skip

@@ -15,9 +15,12 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    from torch import Tensor
 
+    from epsopt.cli.resolve_checkpoint import Located
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.latent.neighbours import Neighbour
+    from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint
 
@@ -80,11 +83,18 @@ def _figure(what: str, found: _Found, catalogue: Catalogue, checkpoints: Sequenc
     near = latents[[row[n.sha256] for n in found.neighbours]].numpy()
     known = row.get(found.sha256)
     if known is None:
-        own = surrogate.encode([locate(what, catalogue, checkpoints).fingerprint]).double()
+        own = _encoded(surrogate, locate(what, catalogue, checkpoints)).double()
     else:
         own = latents[known : known + 1]
     rings = [(found.title, own.numpy()), (f"its {count(len(near), 'nearest checkpoint')}", near)]
     return draw_map(surrogate, checkpoints, ringed=rings, title=f"Nearest to {found.title}")
+
+
+def _encoded(surrogate: Surrogate, meant: Located) -> Tensor:
+    from epsopt.surrogate.hyperparameter_table import with_epoch
+
+    known = with_epoch(meant.checkpoint.hyperparameters, meant.checkpoint.epoch)
+    return surrogate.encode([meant.fingerprint], hyperparameters=[known])
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,7 @@ def _find_encoded(
     others = [i for i, c in enumerate(known) if c.sha256 != meant.checkpoint.sha256]
     if not others:
         raise UsageError(_ALONE)
-    z = surrogate.encode([meant.fingerprint])
+    z = _encoded(surrogate, meant)
     found = nearest(z, latents[others], [known[i] for i in others], count, one_per_run=one_per_run)[0]
     familiar = meant.fingerprint.signature in surrogate.architectures
     return _Found(meant.title, meant.shown, meant.checkpoint.sha256, found, surrogate.metric_names, familiar)

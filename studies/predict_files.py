@@ -9,6 +9,7 @@ from pathlib import Path
 from epsopt.optimize.latent.predict_checkpoint import Assessment, assess, measured_at_ends
 from epsopt.studies.project.project import Project
 from epsopt.studies.surrogate_store import load_map, load_map_with_probes
+from epsopt.surrogate.hyperparameter_table import Hyperparameters, with_epoch
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -85,9 +86,26 @@ def predict_files(
     if not (read or failed):
         raise nothing_found(paths, others=seen.other.kinds.values())
     prints, embeddings = [r.fingerprint for r in read], [r.embedding for r in read]
-    predicted = assess(surrogate, checkpoints, prints, embeddings=embeddings, level=level) if read else []
+    known = _hyperparameters(read, checkpoints)
+    predicted = (
+        assess(surrogate, checkpoints, prints, embeddings=embeddings, hyperparameters=known, level=level)
+        if read
+        else []
+    )
     at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
     return FilePredictions(surrogate, read, predicted, at_ends, failed, side_file_failures, seen.outside_links)
+
+
+def _hyperparameters(
+    read: Sequence[CheckpointContents], checkpoints: Sequence[Checkpoint]
+) -> list[Hyperparameters | None]:
+    """What is known of each file: by the catalogue, or else by itself and by the files beside it."""
+    catalogued = {c.sha256: c for c in checkpoints}
+    of_files = ((catalogued.get(r.sha256), r) for r in read)
+    return [
+        with_epoch(known.hyperparameters, known.epoch) if known is not None else with_epoch(r.hyperparameters, r.epoch)
+        for known, r in of_files
+    ]
 
 
 def _as_catalogued(

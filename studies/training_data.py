@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.hyperparameter_table import hyperparameters_digest, with_epoch
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.thinning import MOST_BLOCKS, MOST_CHECKPOINTS, evenly_spaced, learned_rows
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -76,6 +77,12 @@ class MeasuredZoo:
         return len(self) > self.most
 
     @property
+    def _hyperparameters_digest(self) -> bytes:
+        """Tells the runs' hyperparameters, and the epochs; a run's are looked at once."""
+        of_runs = {c.run_id: c.hyperparameters for c in self.checkpoints}
+        return hyperparameters_digest([{"epochs": [c.epoch for c in self.checkpoints]}, *of_runs.values()])
+
+    @property
     def digest(self) -> str:
         """What identifies a large zoo without its fingerprints: what was measured on what, in which runs."""
         about = [
@@ -87,6 +94,7 @@ class MeasuredZoo:
         lineages = np.array([c.lineage_id for c in self.checkpoints])
         for array in (*(np.unique(ids, return_inverse=True)[1] for ids in (self.runs, lineages)), self.metrics):
             content.update(np.ascontiguousarray(array).tobytes())
+        content.update(self._hyperparameters_digest)
         return content.hexdigest()[:16]
 
     def rows_to_learn(self, old: Surrogate | None = None) -> NDArray[np.int64]:
@@ -180,5 +188,6 @@ def _training_set(
         metric_names=names,
         metrics=_table(checkpoints, names),
         embeddings=stacked,
+        hyperparameters=tuple(with_epoch(c.hyperparameters, c.epoch) for c in checkpoints),
     )
     return train, doubts

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.hyperparameter_table import Hyperparameters
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.metric_gp import (
     Fold,
@@ -89,10 +90,15 @@ def as_fold(
     """
     rows = subsample_runs(inside.runs)
     z_held, answers = trained.encode(outside)
+
+    def held(known: Sequence[Hyperparameters | None] | None) -> Floats:
+        return np.concatenate([z_held.double().numpy(), trees(outside.fingerprints, answers, known)], axis=1)
+
     return Fold(
         z_train=np.concatenate([trained.latents.double().numpy(), unseen], axis=1)[rows],
         y_train=trained.scaled(inside)[rows],
-        z_held=np.concatenate([z_held.double().numpy(), trees(outside.fingerprints, answers)], axis=1),
+        z_held=held(outside.hyperparameters),
+        z_weights_alone=held(None) if trees.informed else None,
         y_held=trained.scaled(outside),
         runs_held=outside.runs,
         inverse_lengths=trained.network.inverse_lengths.double().numpy(),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.surrogate.hyperparameter_table import Hyperparameters, hyperparameters_digest
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
@@ -28,6 +29,9 @@ class TrainingSet:
         embeddings: ``(n, anchors, dim)`` float32 with NaN rows where there is none, or ``None``.
         diverged: ``(n,)`` bool, checkpoints that views and z are not learned from (:mod:`epsopt.surrogate.outliers`);
             ``None``: there is none.
+        hyperparameters: ``n`` dictionaries with the epoch in each
+            (:func:`epsopt.surrogate.hyperparameter_table.with_epoch`), ``None`` for a checkpoint of which they are not
+            known; ``None``: of none.
     """
 
     keys: tuple[str, ...]
@@ -38,6 +42,7 @@ class TrainingSet:
     metrics: NDArray[np.float64]
     embeddings: NDArray[np.float32] | None = None
     diverged: NDArray[np.bool_] | None = None
+    hyperparameters: tuple[Hyperparameters | None, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.fingerprints)
@@ -48,6 +53,7 @@ class TrainingSet:
             "metrics": len(self.metrics),
             "embeddings": n if self.embeddings is None else len(self.embeddings),
             "diverged": n if self.diverged is None else len(self.diverged),
+            "hyperparameters": n if self.hyperparameters is None else len(self.hyperparameters),
         }
         for name, length in lengths.items():
             if length != n:
@@ -77,6 +83,7 @@ class TrainingSet:
         # A fingerprint that follows more of the same weights is another one.
         kinds = {(f.names, f.shapes, f.format): f for f in self.fingerprints}.values()
         content.update("".join(sorted(f.signature for f in kinds if f.is_followed)).encode())
+        content.update(hyperparameters_digest(self.hyperparameters or ()))
         return content.hexdigest()[:16]
 
     def take(self, rows: NDArray[np.int64] | Sequence[int]) -> TrainingSet:
@@ -95,6 +102,7 @@ class TrainingSet:
             metrics=self.metrics[index],
             embeddings=None if self.embeddings is None else self.embeddings[index],
             diverged=None if self.diverged is None else self.diverged[index],
+            hyperparameters=None if self.hyperparameters is None else tuple(self.hyperparameters[i] for i in index),
         )
 
     @property

@@ -23,8 +23,13 @@ from epsopt.surrogate.cross_validation import (
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds, shared_weights
 from epsopt.surrogate.map_format import FORMAT as SURROGATE_FORMAT
-from epsopt.surrogate.map_format import WITH_ANSWERS
-from epsopt.surrogate.metric_gp import GPHyperparameters, calibration_scores, select_hyperparameters, subsample_runs
+from epsopt.surrogate.metric_gp import (
+    GPHyperparameters,
+    calibration_scores,
+    select_hyperparameters,
+    subsample_runs,
+    weights_alone_scores,
+)
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.statistics_trees import grow_all, weights_digest
@@ -108,17 +113,20 @@ def fit(
         (kept, left, trained, as_fold(kept, left, trained, *grown))
         for kept, left, trained, grown in zip(inside, outside, fold_networks, fold_trees, strict=True)
     ]
-    held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names), cluster)
+    just_folds = [fold for *_, fold in fold_parts]
+    held = predict_held_out(just_folds, len(train.metric_names), cluster)
     settings: list[GPHyperparameters] = []
     scores: list[torch.Tensor] = []
     unseen_scores: list[torch.Tensor] = []
-    for per_fold in held:
+    weights_alone: list[torch.Tensor] = []
+    for j, per_fold in enumerate(held):
         settings.append(select_hyperparameters(per_fold)[1])
         unseen = [
             unseen_architectures(h, *pair) for h, pair in zip(per_fold, zip(inside, outside, strict=True), strict=True)
         ]
         for found, parts_held in ((scores, per_fold), (unseen_scores, unseen)):
             found.append(torch.from_numpy(np.stack(calibration_scores(per_fold, parts_held))).float())
+        weights_alone.append(torch.from_numpy(np.stack(weights_alone_scores(per_fold, just_folds, j))).float())
     surrogate = Surrogate(
         metric_names=train.metric_names,
         transforms=final.transforms,
@@ -140,6 +148,7 @@ def fit(
         architectures=frozenset(f.signature for f in train.fingerprints),
         tensor_kinds=kinds_of(train),
         unseen_scores=tuple(unseen_scores),
+        weights_alone_scores=tuple(weights_alone),
         embedding_scale=final.embedding_scale,
         trained_on=fit_key(train.digest, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
@@ -181,7 +190,7 @@ def fit_key(
         probes: whether checkpoints are read with their anchor embeddings.
     """
     # What later formats of fingerprints see more of has signatures of its own.
-    formats = [WITH_ANSWERS if probes else SURROGATE_FORMAT, WITHOUT_FOLLOWED]
+    formats = [SURROGATE_FORMAT, WITHOUT_FOLLOWED]
     settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or TrainingConfig()), probes]
     return f"{digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 

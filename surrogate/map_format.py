@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-FORMAT = 5
+FORMAT = 7
 WITHOUT_TREES = 4
 """The format before trees had a say: such a map answers as it did."""
-WITH_ANSWERS = 6
-"""The format of a map whose trees look at anchor embeddings; others are kept as before, for earlier versions."""
-READABLE = frozenset({FORMAT, WITHOUT_TREES, WITH_ANSWERS})
+WITHOUT_HYPERPARAMETERS = frozenset({5, 6})
+"""Formats before trees looked at hyperparameters; such a map does not, and answers as it did."""
+READABLE = frozenset({FORMAT, WITHOUT_TREES}) | WITHOUT_HYPERPARAMETERS
 """Formats of maps that this version opens."""

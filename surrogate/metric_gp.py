@@ -14,7 +14,7 @@ which the rest of z corrects, and as one more dimension along which checkpoints 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,6 +77,7 @@ class Fold:
         y_held: ``(k, m)``.
         runs_held: ``(k,)``.
         inverse_lengths: ``(m, encoded)`` of the network.
+        z_weights_alone: ``(k, latent)`` as `z_held`, where trees do not see hyperparameters; ``None``: they never do.
     """
 
     z_train: Floats
@@ -85,6 +86,7 @@ class Fold:
     y_held: Floats
     runs_held: NDArray[np.int64]
     inverse_lengths: Floats
+    z_weights_alone: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +120,16 @@ def grid() -> list[GPHyperparameters]:
 
 
 @one_thread()
-def held_out(fold: Fold, metric: int, device: str = "cpu") -> HeldOut:
+def held_out(
+    fold: Fold, metric: int, device: str = "cpu", settings: Sequence[GPHyperparameters] | None = None
+) -> HeldOut:
     """Predict one metric of a fold's held-out rows with every setting of the grid.
 
     Args:
         fold: what the head sees.
         metric: column of the metric.
         device: where to; in double precision on each.
+        settings: others than those of the grid.
     """
 
     def there(values: Floats) -> Tensor:
@@ -138,7 +143,7 @@ def held_out(fold: Fold, metric: int, device: str = "cpu") -> HeldOut:
     y = there(fold.y_train[known, metric])
     between, across = _squared_distances(z, z), _squared_distances(z_held, z)
     apart, apart_held = (tree[:, None] - tree).square(), (tree_held[:, None] - tree).square()
-    settings = grid()
+    settings = grid() if settings is None else settings
     mean, variance = torch.empty((2, len(settings), len(tree_held)), dtype=torch.float64, device=device)
     for alike, length in dict.fromkeys((s.alike, s.length) for s in settings):
         places = [i for i, s in enumerate(settings) if (s.alike, s.length) == (alike, length)]
@@ -240,6 +245,29 @@ def calibration_scores(parts: list[HeldOut], scored: list[HeldOut] | None = None
         others = [other for i, other in enumerate(parts) if i != k]
         measured = any(np.isfinite(other.residual[0]).any() for other in others)
         found.append(standardised([part], *select_hyperparameters(others if measured else parts)))
+    return np.concatenate([scores for scores, _ in found]), np.concatenate([weights for _, weights in found])
+
+
+def weights_alone_scores(parts: list[HeldOut], folds: Sequence[Fold], metric: int) -> tuple[Floats, Floats]:
+    """Return standardised residuals of each fold as if nobody knew its runs' hyperparameters.
+
+    Args:
+        parts: the metric's held-out predictions, fold by fold; settings are chosen on those of the other folds.
+        folds: the same folds, with :attr:`Fold.z_weights_alone`.
+        metric: column of the metric.
+
+    Returns:
+        As :func:`standardised`; empty where trees see no hyperparameters.
+    """
+    found = [(np.empty(0), np.empty(0))]
+    for k, fold in enumerate(folds):
+        if fold.z_weights_alone is None:
+            continue
+        others = [other for i, other in enumerate(parts) if i != k]
+        measured = any(np.isfinite(other.residual[0]).any() for other in others)
+        chosen = select_hyperparameters(others if measured else parts)[1]
+        alone = held_out(replace(fold, z_held=fold.z_weights_alone), metric, settings=[chosen])
+        found.append(standardised([alone], 0, chosen))
     return np.concatenate([scores for scores, _ in found]), np.concatenate([weights for _, weights in found])
 
 

@@ -1,7 +1,7 @@
 """Measured values that no surrogate should be bent by: those of diverged or penalised checkpoints.
 
 One loss of 1e8 among losses of .3 says that a run diverged, and nothing about how much better .29 is than .31. A value
-far from all others is learned from if checkpoints like it have such values in several other runs (the untrained start
+more than 23 deviations from all others is learned from if checkpoints like it have such values in several other runs (the untrained start
 of every run, the end of many runs): then it is predictable, and the surrogate learns that it is bad. Otherwise it is
 set aside, as if it had not been measured, and so are runs that have no other values: two of forty that diverged alike
 bend the surrogate more than they tell. Views and z are learned without either kind, and neither is scored: errors and
@@ -109,8 +109,11 @@ def with_tails(train: TrainingSet, transforms: Sequence[MetricTransform]) -> Flo
 
 
 def lies_far_out(scaled: Floats) -> NDArray[np.bool_]:
-    """Which values on the model's scale lie where hardly any do; NaN does not."""
-    return np.asarray(np.abs(scaled) > KNEES[0])
+    """Which values on the model's scale lie beyond any that runs have that merely went badly; NaN does not.
+
+    Those of collapsed runs (an autoencoder that says nothing) may be ten deviations of all others away and are learned.
+    """
+    return np.asarray(np.abs(scaled) >= KNEES[1])
 
 
 def unlike_neighbours(

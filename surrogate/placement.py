@@ -39,7 +39,7 @@ def place_on_map(surrogate: Surrogate, batches: Iterable[TrainingSet]) -> Surrog
         keys += part.keys
         weights += map(weights_digest, part.fingerprints) if surrogate.trees is not None else ()
         scaled = torch.from_numpy(scaled_by(surrogate.transforms, part)).to(learned.metrics)
-        latents = surrogate.encode(part.fingerprints, part.embeddings)
+        latents = surrogate.encode(part.fingerprints, part.embeddings, part.hyperparameters)
         columns.append((latents, scaled, torch.from_numpy(part.runs), torch.from_numpy(part.lineages)))
     if not keys:
         return replace(surrogate, memory=learned)

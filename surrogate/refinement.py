@@ -119,7 +119,7 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
         return old
     new, memory = train.take(np.array(rows)), old.memory
     runs = torch.cat([memory.runs, torch.from_numpy(new.runs)])
-    latents = torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings)])
+    latents = torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings, new.hyperparameters)])
     metrics = torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)])
     far_out = pull_in(metrics, latents, runs.numpy(), old.transforms, first=len(memory.keys))
     weights = tuple(map(weights_digest, new.fingerprints)) if old.trees is not None else ()
@@ -171,7 +171,9 @@ def refine(
     known = set(old.memory.keys)
     seen = np.array([key in known for key in train.keys])
     fresh = np.flatnonzero(~seen & ~np.isin(train.runs, train.runs[seen]))
-    screened = screen(train, old.transforms, lambda: old.encode(train.fingerprints, train.embeddings))
+    screened = screen(
+        train, old.transforms, lambda: old.encode(train.fingerprints, train.embeddings, train.hyperparameters)
+    )
     scores, validation = _predict_before_learning(old, validation, screened, fresh, seed)
     examples = as_examples(screened.usual, old.tokenizer, old.transforms, old.embedding_scale)
     with torch.random.fork_rng():
@@ -235,7 +237,7 @@ def _predict_before_learning(
     if len(fresh) == 0:
         return old.scores, both
     part = _new_weights(screened.usual, fresh)
-    z = old.encode(part.fingerprints, part.embeddings)
+    z = old.encode(part.fingerprints, part.embeddings, part.hyperparameters)
     predicted = old.predict(z, validation.level)
     with torch.no_grad():
         mean, deviation = (t.numpy() for t in old.posterior_moments(z))

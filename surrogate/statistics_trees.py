@@ -1,6 +1,8 @@
 """Gradient-boosted trees on statistics of the weights: what they predict is part of what z says of a checkpoint.
 
-A map with probes has them look at the views of the anchor embeddings as well.
+They look at the run's hyperparameters and the epoch as well, where these are known (benchmarks/results/families.txt
+has the errors with and without). Other trees, on weights alone, speak of a merge or of a file that somebody sent. A map
+with probes has both look at the views of the anchor embeddings, too.
 
 On many families of models such trees (Unterthiner et al. 2020, arXiv:2002.11448) see what no smooth function of the
 views does. Their predictions are coordinates of z beside the encoder's, and the metrics' Gaussian processes take them
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table
 from epsopt.surrogate.dataset import TrainingSet, run_folds
+from epsopt.surrogate.hyperparameter_table import Hyperparameters, HyperparameterTable
 from epsopt.surrogate.side_by_side import in_order
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.ray_cluster import RayCluster
@@ -41,31 +44,63 @@ class StatisticsTrees:
         names: tensors whose statistics are looked at; those that a checkpoint lacks count as missing.
         models: per metric LightGBM's own text of the trees; ``None``: too few measurements, 0 is predicted.
         answers: columns beside the statistics, of :meth:`epsopt.surrogate.views.FeatureEncoder.answers`.
+        informed: as `models`, of trees that look at hyperparameters behind these columns; ``None``: too few
+            measurements, `models` predict. Empty: no hyperparameter tells runs apart.
+        columns: of hyperparameters and epoch.
     """
 
     names: tuple[str, ...]
     models: tuple[str | None, ...]
     answers: int = 0
+    informed: tuple[str | None, ...] = ()
+    columns: HyperparameterTable = field(default_factory=HyperparameterTable)
 
     @cached_property
     def _boosters(self) -> list[Any]:
-        import lightgbm
+        return list(map(_booster, self.models))
 
-        return [None if text is None else lightgbm.Booster(model_str=text) for text in self.models]
+    @cached_property
+    def _informed_boosters(self) -> list[Any]:
+        return list(map(_booster, self.informed or (None,) * len(self.models)))
 
-    def __call__(self, fingerprints: Sequence[Fingerprint], answers: Floats | None = None) -> Floats:
-        """Predict ``n`` checkpoints: ``(n, m)`` on the model's scale; `answers` are ``(n, answers)``, if any."""
+    def __call__(
+        self,
+        fingerprints: Sequence[Fingerprint],
+        answers: Floats | None = None,
+        hyperparameters: Sequence[Hyperparameters | None] | None = None,
+    ) -> Floats:
+        """Predict ``n`` checkpoints.
+
+        Args:
+            fingerprints: of the checkpoints.
+            answers: ``(n, answers)``, if any.
+            hyperparameters: of each, with its epoch; None: not known.
+
+        Returns:
+            ``(n, m)`` on the model's scale.
+        """
         table = feature_table(fingerprints, self.names, UNTERTHINER)
-        return self.of_table(np.hstack([table, answers]) if self.answers and answers is not None else table)
+        known = [None] * len(table) if hyperparameters is None else hyperparameters
+        told = self.columns.tells(known)
+        both = np.hstack([table, answers]) if self.answers and answers is not None else table
+        return self.of_table(both, self.columns(known), told)
 
-    def of_table(self, table: Floats) -> Floats:
-        """Predict ``n`` checkpoints from the statistics of :attr:`names`, tensor by tensor, then the answers."""
+    def of_table(self, table: Floats, columns: Floats, told: NDArray[np.bool_]) -> Floats:
+        """Predict ``n`` checkpoints from the statistics of :attr:`names`, tensor by tensor, then the answers.
+
+        Args:
+            table: ``(n, c)``.
+            columns: ``(n, :attr:`columns`.width)`` of hyperparameters and epoch.
+            told: ``(n,)`` whether these are known.
+        """
         out = np.zeros((len(table), len(self.models)))
-        if not len(table):
-            return out
-        for j, booster in enumerate(self._boosters):
-            if booster is not None:
-                out[:, j] = booster.predict(table, num_threads=1)
+        for j, (alone, informed) in enumerate(zip(self._boosters, self._informed_boosters, strict=True)):
+            by_informed = told if informed is not None else np.zeros(len(table), dtype=bool)
+            if by_informed.any():
+                both = np.hstack([table[by_informed], columns[by_informed]])
+                out[by_informed, j] = informed.predict(both, num_threads=1)
+            if alone is not None and not by_informed.all():
+                out[~by_informed, j] = alone.predict(table[~by_informed], num_threads=1)
         return out
 
 
@@ -79,6 +114,9 @@ class _Statistics:
         there: ``(n, t)``, whether it has it.
         runs: ``(n,)``.
         answers: ``(n, c)`` columns beside the statistics.
+        columns: what the hyperparameters are laid out in.
+        hyperparameters: ``(n, columns.width)``.
+        told: ``(n,)``, whether they are known.
     """
 
     names: tuple[str, ...]
@@ -86,37 +124,61 @@ class _Statistics:
     there: NDArray[np.bool_]
     runs: NDArray[np.int64]
     answers: Floats
+    columns: HyperparameterTable
+    hyperparameters: Floats
+    told: NDArray[np.bool_]
 
     @classmethod
     def of(
-        cls, fingerprints: Sequence[Fingerprint], runs: NDArray[np.int64], answers: Floats | None = None
+        cls,
+        fingerprints: Sequence[Fingerprint],
+        runs: NDArray[np.int64],
+        answers: Floats | None = None,
+        hyperparameters: Sequence[Hyperparameters | None] | None = None,
     ) -> _Statistics:
         """Lay out those of ``n`` checkpoints."""
+        known = [None] * len(fingerprints) if hyperparameters is None else hyperparameters
+        columns = HyperparameterTable.of(known, runs)
         names = tuple(sorted({name for f in fingerprints for name in f.names}))
         place = {name: i for i, name in enumerate(names)}
         there = np.zeros((len(fingerprints), len(names)), dtype=bool)
         for i, fingerprint in enumerate(fingerprints):
             there[i, [place[name] for name in fingerprint.names]] = True
         values = feature_table(fingerprints, names, UNTERTHINER).reshape(*there.shape, len(UNTERTHINER))
-        return cls(names, values, there, runs, np.zeros((len(runs), 0)) if answers is None else answers)
+        seen = np.zeros((len(runs), 0)) if answers is None else answers
+        told = columns.tells(known)
+        return cls(names, values, there, runs, seen, columns, columns(known), told)
 
-    def grow(self, rows: NDArray[np.int64], targets: Floats, seed: int) -> StatisticsTrees:
-        """Grow trees on some checkpoints; ``targets`` are ``(n, m)``, of all."""
+    def grow(
+        self, rows: NDArray[np.int64], targets: Floats, seed: int, *, weights_alone: bool = True
+    ) -> StatisticsTrees:
+        """Grow trees on some checkpoints.
+
+        Args:
+            rows: which.
+            targets: ``(n, m)``, of all.
+            seed: of the boosting.
+            weights_alone: whether trees that see no hyperparameters are wanted, too.
+        """
         used = self.there[rows].any(axis=0)
         table = np.hstack([self.values[rows][:, used].reshape(len(rows), -1), self.answers[rows]])
-        models: list[str | None] = []
-        for column in targets[rows].T:
-            known = np.isfinite(column)
-            few = known.sum() < FEWEST_ROWS
-            models.append(None if few else boosted(table[known], column[known], seed).model_to_string())
+        models: list[str | None] = [None] * targets.shape[1]
+        if weights_alone or not self.columns.width:
+            models = _grown_on(table, targets[rows], seed)
+        informed: list[str | None] = []
+        if self.columns.width:
+            told = self.told[rows]
+            both = np.hstack([table, self.hyperparameters[rows]])
+            informed = _grown_on(both[told], targets[rows][told], seed)
         names = tuple(self.names[i] for i in np.flatnonzero(used))
-        return StatisticsTrees(names, tuple(models), self.answers.shape[1])
+        return StatisticsTrees(names, tuple(models), self.answers.shape[1], tuple(informed), self.columns)
 
     def predicted_by(self, trees: StatisticsTrees, rows: NDArray[np.int64]) -> Floats:
         """Predict some checkpoints by trees that were grown on others: ``(rows, m)``."""
         place = {name: i for i, name in enumerate(self.names)}
         columns = [place[name] for name in trees.names]
-        return trees.of_table(np.hstack([self.values[rows][:, columns].reshape(len(rows), -1), self.answers[rows]]))
+        table = np.hstack([self.values[rows][:, columns].reshape(len(rows), -1), self.answers[rows]])
+        return trees.of_table(table, self.hyperparameters[rows], self.told[rows])
 
     def unseen_predictions(self, targets: Floats, seed: int) -> Floats:
         """Predict every checkpoint by trees that have not seen its run."""
@@ -124,20 +186,27 @@ class _Statistics:
         for rows in run_folds(self.runs, INNER_FOLDS, seed):
             others = np.setdiff1d(np.arange(len(targets)), rows)
             if len(others):
-                out[rows] = self.predicted_by(self.grow(others, targets, seed), rows)
+                trees = self.grow(others, targets, seed, weights_alone=not self.told.all())
+                out[rows] = self.predicted_by(trees, rows)
         return out
 
 
-def grow_trees(fingerprints: Sequence[Fingerprint], targets: Floats, seed: int) -> StatisticsTrees:
-    """Grow trees.
+def grow_trees(
+    fingerprints: Sequence[Fingerprint],
+    targets: Floats,
+    seed: int,
+    hyperparameters: Sequence[Hyperparameters | None] | None = None,
+) -> StatisticsTrees:
+    """Grow trees, every checkpoint a run of its own.
 
     Args:
         fingerprints: ``n`` checkpoints.
         targets: ``(n, m)`` on the model's scale; NaN where not measured.
         seed: of the boosting.
+        hyperparameters: of each, with its epoch; None: not known.
     """
     rows = np.arange(len(fingerprints))
-    return _Statistics.of(fingerprints, rows).grow(rows, targets, seed)
+    return _Statistics.of(fingerprints, rows, hyperparameters=hyperparameters).grow(rows, targets, seed)
 
 
 def unseen_predictions(train: TrainingSet, targets: Floats, seed: int) -> Floats:
@@ -148,7 +217,7 @@ def unseen_predictions(train: TrainingSet, targets: Floats, seed: int) -> Floats
         targets: ``(n, m)`` on the model's scale; NaN where not measured.
         seed: of folds and boosting.
     """
-    return _Statistics.of(train.fingerprints, train.runs).unseen_predictions(targets, seed)
+    return _of_set(train).unseen_predictions(targets, seed)
 
 
 def grow_all(
@@ -167,18 +236,38 @@ def grow_all(
     """
     if cluster is None:  # one table at a time for each thread
         return in_order(_grown_of, [(*part, seed) for part in parts], threads=True)
-    tables = [(_Statistics.of(train.fingerprints, train.runs, seen), targets, seed) for train, targets, seen in parts]
+    tables = [(_of_set(train, seen), targets, seed) for train, targets, seen in parts]
     grown = in_order(_grown, tables, cluster)
     return [(trees, unseen.copy()) for trees, unseen in grown]  # what comes from Ray is not to be written to
 
 
 def _grown_of(train: TrainingSet, targets: Floats, answers: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
-    return _grown(_Statistics.of(train.fingerprints, train.runs, answers), targets, seed)
+    return _grown(_of_set(train, answers), targets, seed)
 
 
 def _grown(statistics: _Statistics, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
     trees = statistics.grow(np.arange(len(targets)), targets, seed)
     return trees, statistics.unseen_predictions(targets, seed)
+
+
+def _of_set(train: TrainingSet, answers: Floats | None = None) -> _Statistics:
+    return _Statistics.of(train.fingerprints, train.runs, answers, train.hyperparameters)
+
+
+def _grown_on(table: Floats, targets: Floats, seed: int) -> list[str | None]:
+    """Per metric the text of trees grown on ``(n, c)`` columns and ``(n, m)`` targets; None: too few are measured."""
+    models: list[str | None] = []
+    for column in targets.T:
+        known = np.isfinite(column)
+        few = known.sum() < FEWEST_ROWS
+        models.append(None if few else boosted(table[known], column[known], seed).model_to_string())
+    return models
+
+
+def _booster(text: str | None) -> Any:
+    import lightgbm
+
+    return None if text is None else lightgbm.Booster(model_str=text)
 
 
 def weights_digest(fingerprint: Fingerprint) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,9 +18,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from epsopt.surrogate.hyperparameter_table import Hyperparameters, HyperparameterTable
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
-from epsopt.surrogate.map_format import FORMAT, READABLE, WITH_ANSWERS, WITHOUT_TREES
+from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
@@ -161,6 +162,8 @@ class Surrogate:
         tensor_kinds: of all these architectures (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.tensor_kinds`);
             empty in a map of an earlier version.
         trees: their predictions are the last coordinates of z; ``None`` in a map of an earlier version.
+        weights_alone_scores: as ``scores``, of held-out runs as if nobody knew their hyperparameters; empty where trees
+            look at none.
         projection: centre ``(latent,)`` and axes ``(latent, 2)`` of the plane in which the map is drawn (see
             :attr:`plane`); by default what :func:`epsopt.surrogate.plane.fit_plane` finds.
     """
@@ -178,6 +181,7 @@ class Surrogate:
     trained_on: str
     tensor_kinds: frozenset[str] = frozenset()
     trees: StatisticsTrees | None = None
+    weights_alone_scores: tuple[Tensor, ...] = ()
     projection: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
@@ -273,13 +277,21 @@ class Surrogate:
         """Whether checkpoints are read with their anchor embeddings; otherwise weights are all that is looked at."""
         return self.tokenizer.probes
 
-    def encode(self, fingerprints: Sequence[Fingerprint], embeddings: NDArray[np.float32] | None = None) -> Tensor:
+    def encode(
+        self,
+        fingerprints: Sequence[Fingerprint],
+        embeddings: NDArray[np.float32] | None = None,
+        hyperparameters: Sequence[Hyperparameters | None] | None = None,
+    ) -> Tensor:
         """Encode checkpoints.
 
         Args:
             fingerprints: ``n`` fingerprints.
             embeddings: ``(n, anchors, dim)`` real anchor embeddings, NaN where there are none; a map without probes
                 does not look at them.
+            hyperparameters: of each one's run, with its epoch
+                (:func:`epsopt.surrogate.hyperparameter_table.with_epoch`); None: not known, trees look at the weights
+                alone, and :meth:`predict` has to be told (:meth:`weights_alone`).
 
         Returns:
             ``(n, latent)`` float32 means of z. Of weights that the map was trained on, trees say what they said before
@@ -290,11 +302,34 @@ class Surrogate:
             z = self.network.encode(tokens)[0]
         if self.trees is None:
             return z
-        predicted = torch.from_numpy(self.trees(fingerprints, self.tokenizer.answers(tokens))).float()
+        said = self.trees(fingerprints, self.tokenizer.answers(tokens), hyperparameters)
+        predicted = torch.from_numpy(said).float()
         known = self._known(fingerprints, z)
         rows = np.flatnonzero(known >= 0)
         predicted[rows] = self.memory.latents[known[rows], z.shape[1] :]
         return torch.cat([z, predicted], dim=1)
+
+    def weights_alone(
+        self, fingerprints: Sequence[Fingerprint], hyperparameters: Sequence[Hyperparameters | None] | None = None
+    ) -> NDArray[np.bool_]:
+        """Tell which checkpoints the map knows less of than of those that its intervals were calibrated on.
+
+        Args:
+            fingerprints: ``n`` checkpoints.
+            hyperparameters: as :meth:`encode` is given them.
+
+        Returns:
+            ``(n,)`` whether trees that look at hyperparameters had none to look at, of weights that are new.
+        """
+        known = [None] * len(fingerprints) if hyperparameters is None else hyperparameters
+        new = np.array([weights_digest(f) not in self.memory.place for f in fingerprints], dtype=bool)
+        return new & self.untold(known)
+
+    def untold(self, hyperparameters: Sequence[Hyperparameters | None]) -> NDArray[np.bool_]:
+        """Tell of which ``n`` checkpoints trees have no hyperparameters to look at: ``(n,)``; none if they never do."""
+        if self.trees is None or not self.trees.informed:
+            return np.zeros(len(hyperparameters), dtype=bool)
+        return ~self.trees.columns.tells(hyperparameters)
 
     def _known(self, fingerprints: Sequence[Fingerprint], z: Tensor) -> NDArray[np.int64]:
         """Return the ``(n,)`` rows of the memory that hold the same weights, -1 where none does.
@@ -370,7 +405,13 @@ class Surrogate:
             )
         return None
 
-    def predict(self, z: Tensor, level: float = 0.9, unseen: NDArray[np.bool_] | None = None) -> Prediction:
+    def predict(
+        self,
+        z: Tensor,
+        level: float = 0.9,
+        unseen: NDArray[np.bool_] | None = None,
+        weights_alone: NDArray[np.bool_] | None = None,
+    ) -> Prediction:
         """Predict the metrics of points of the latent space.
 
         Args:
@@ -378,6 +419,9 @@ class Surrogate:
             level: coverage of the intervals, in (0, 1); calibrated on held-out runs.
             unseen: ``(n,)`` points that are checkpoints of an unseen architecture, for which :meth:`refusal` is None:
                 their intervals are calibrated on held-out architectures and are never narrower; default: none.
+            weights_alone: ``(n,)`` points that are checkpoints whose hyperparameters nobody knows
+                (:meth:`weights_alone`): their intervals are calibrated on runs held out as if theirs were unknown;
+                default: none.
 
         Returns:
             Points and intervals in the metrics' own units.
@@ -391,9 +435,10 @@ class Surrogate:
             mean, deviation = self.posterior_moments(z)
         names = range(len(self.metric_names))
         factors = torch.tensor([self._factor(j, level) for j in names], dtype=torch.float64)
-        if unseen is not None and unseen.any():
-            wider = torch.tensor([self._unseen_factor(j, level) for j in names], dtype=torch.float64)
-            factors = torch.where(torch.from_numpy(unseen)[:, None], torch.maximum(factors, wider), factors)
+        for rows, held_out in ((unseen, self.unseen_scores), (weights_alone, self.weights_alone_scores)):
+            if rows is not None and rows.any() and held_out:
+                wider = torch.tensor([self._wider(held_out[j], j, level) for j in names], dtype=torch.float64)
+                factors = torch.where(torch.from_numpy(rows)[:, None], torch.maximum(factors, wider), factors)
         # As draws: beyond everything measured, a logarithmic scale would make any number of a point or an end.
         point = self.draws_to_metrics(mean).numpy()
         ends = [self.draws_to_metrics(mean + sign * factors * deviation).numpy() for sign in (-1.0, 1.0)]
@@ -415,9 +460,9 @@ class Surrogate:
         calibrated = conformal_factor(scores, weights, 0.9)
         return _NORMAL_90 * conformal_factor(scores, weights, level) / calibrated if calibrated > 0.0 else _NORMAL_90
 
-    def _unseen_factor(self, metric: int, level: float) -> float:
-        """As :meth:`_factor`, calibrated on architectures held out whole."""
-        scores, weights = (t.double().numpy() for t in self.unseen_scores[metric])
+    def _wider(self, held_out: Tensor, metric: int, level: float) -> float:
+        """As :meth:`_factor`, calibrated on ``(2, k)`` other scores: of what is known less well."""
+        scores, weights = (t.double().numpy() for t in held_out)
         widening = self.calibration_factor(metric)
         return conformal_factor(scores, weights, level) / widening if widening > 0.0 else _NORMAL_90
 
@@ -528,13 +573,15 @@ class Surrogate:
         for i, scores in enumerate(self.scores):
             tensors[f"scores.{i}"] = scores.contiguous()
             tensors[f"unseen_scores.{i}"] = self.unseen_scores[i].contiguous()
+            if self.weights_alone_scores:
+                tensors[f"weights_alone_scores.{i}"] = self.weights_alone_scores[i].contiguous()
         if self.embedding_scale is not None:
             tensors["embeddings.mean"], tensors["embeddings.scale"] = (t.contiguous() for t in self.embedding_scale)
         if self.projection is not None:
             for name, part in zip(("centre", "axes"), self.projection, strict=True):
                 tensors[f"plane.{name}"] = torch.from_numpy(np.ascontiguousarray(part))
         meta = {
-            "format": WITH_ANSWERS if self.trees is not None and self.trees.answers else FORMAT,
+            "format": FORMAT if self.trees is not None else WITHOUT_TREES,
             "fingerprint_format": FINGERPRINT_FORMAT,
             "trained_on": self.trained_on,
             "metrics": list(self.metric_names),
@@ -552,9 +599,11 @@ class Surrogate:
             meta["learned"] = self.memory.learned
         if self.trees is not None:
             meta["tree_tensors"], meta["tree_answers"] = list(self.trees.names), self.trees.answers
-            for i, text in enumerate(self.trees.models):
-                packed = b"" if text is None else zlib.compress(text.encode())
-                tensors[f"trees.{i}"] = torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
+            meta["tree_columns"] = asdict(self.trees.columns)
+            for name, texts in (("trees", self.trees.models), ("informed_trees", self.trees.informed)):
+                for i, text in enumerate(texts):
+                    packed = b"" if text is None else zlib.compress(text.encode())
+                    tensors[f"{name}.{i}"] = torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
         return save_tensors(tensors, metadata={"epsopt": json.dumps(meta)}), meta
 
     @classmethod
@@ -583,9 +632,14 @@ class Surrogate:
         memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows", "far_out")}
         trees = None
         if meta["format"] != WITHOUT_TREES:
-            packed = [tensors[f"trees.{i}"].numpy().tobytes() for i in range(len(meta["metrics"]))]
-            models = tuple(zlib.decompress(p).decode() if p else None for p in packed)
-            trees = StatisticsTrees(tuple(meta["tree_tensors"]), models, meta.get("tree_answers", 0))
+            columns = meta.get("tree_columns", {"numbers": (), "categories": ()})
+            trees = StatisticsTrees(
+                tuple(meta["tree_tensors"]),
+                _tree_texts(tensors, "trees"),
+                meta.get("tree_answers", 0),
+                _tree_texts(tensors, "informed_trees"),
+                HyperparameterTable(tuple(columns["numbers"]), tuple((n, word) for n, word in columns["categories"])),
+            )
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
             metric_names=tuple(meta["metrics"]),
@@ -605,6 +659,7 @@ class Surrogate:
             architectures=frozenset(meta["architectures"]),
             tensor_kinds=frozenset(meta.get("tensor_kinds", ())),
             unseen_scores=tuple(tensors[f"unseen_scores.{i}"] for i in range(len(meta["metrics"]))),
+            weights_alone_scores=_numbered(tensors, "weights_alone_scores"),
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
             trees=trees,
@@ -613,6 +668,17 @@ class Surrogate:
                 (tensors["plane.centre"].numpy(), tensors["plane.axes"].numpy()) if "plane.axes" in tensors else None
             ),
         )
+
+
+def _numbered(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """Those that are called ``name.0``, ``name.1`` and so on, in order."""
+    return tuple(tensors[key] for i in range(len(tensors)) if (key := f"{name}.{i}") in tensors)
+
+
+def _tree_texts(tensors: Mapping[str, Tensor], name: str) -> tuple[str | None, ...]:
+    """What LightGBM calls its trees, one a metric; None: there are none of it."""
+    packed = (part.numpy().tobytes() for part in _numbered(tensors, name))
+    return tuple(zlib.decompress(p).decode() if p else None for p in packed)
 
 
 def _units(scores: Tensor) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
 from epsopt.optimize.latent.search import known_latents, learned_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
+from epsopt.surrogate.hyperparameter_table import Hyperparameters
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
@@ -49,6 +50,7 @@ def assess(
     fingerprints: Sequence[Fingerprint],
     *,
     embeddings: Sequence[NDArray[np.float32] | None] | None = None,
+    hyperparameters: Sequence[Hyperparameters | None] | None = None,
     level: float = 0.9,
 ) -> list[Assessment]:
     """Predict checkpoints and say how far from known ones they lie.
@@ -58,6 +60,9 @@ def assess(
         checkpoints: the catalogue's.
         fingerprints: of the checkpoints to assess, known to the catalogue or not.
         embeddings: anchor embeddings of the checkpoints, each (anchors, dim) or None, for a map with probes.
+        hyperparameters: of the checkpoints' runs, each with the epoch
+            (:func:`epsopt.surrogate.hyperparameter_table.with_epoch`) or None; where they are not known, intervals are
+            as wide as held-out runs ask for whose hyperparameters nobody knew.
         level: coverage of the intervals.
 
     Returns:
@@ -69,9 +74,9 @@ def assess(
     latents, known = known_latents(surrogate, checkpoints)
     learned, of_learned = learned_latents(surrogate, checkpoints)
     region = trust_region(learned, np.array([c.run_id for c in of_learned]))
-    z = surrogate.encode(fingerprints, stack_embeddings(embeddings or (), surrogate))
+    z = surrogate.encode(fingerprints, stack_embeddings(embeddings or (), surrogate), hyperparameters)
     unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
-    prediction = surrogate.predict(z, level, unseen)
+    prediction = surrogate.predict(z, level, unseen, surrogate.weights_alone(fingerprints, hyperparameters))
     names = surrogate.metric_names
     out = []
     away = region.distance(z.to(learned.dtype)).tolist()

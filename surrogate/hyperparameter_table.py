@@ -1,0 +1,124 @@
+"""Hyperparameters and epoch of checkpoints as numbers, for trees that look at them beside the weights.
+
+Weights do not say all that decides a metric: of two networks with like statistics, the one that was trained on twice as
+many images is the better one on the test set. What a run was started with is known before it is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+EPOCH = "(epoch)"
+"""Name of the epoch among a checkpoint's hyperparameters."""
+
+Hyperparameters = Mapping[str, Any]
+Floats = NDArray[np.float64]
+
+_MOST_CATEGORIES = 12  # of one hyperparameter: the most frequent
+_FEWEST_RUNS = 2  # that share a category; what each run has for itself, a name or a folder, explains nothing
+_SEED = re.compile(r"(^|[._-])seed$", re.IGNORECASE)
+
+
+def with_epoch(hyperparameters: Hyperparameters, epoch: float | None) -> dict[str, Any] | None:
+    """Put a checkpoint's epoch beside its run's hyperparameters.
+
+    Args:
+        hyperparameters: of the run, flattened with dots.
+        epoch: of the checkpoint.
+
+    Returns:
+        Both in one dictionary; None where no hyperparameter is known.
+    """
+    if not hyperparameters:
+        return None
+    return {**hyperparameters, EPOCH: epoch}
+
+
+def hyperparameters_digest(known: Sequence[Hyperparameters | None]) -> bytes:
+    """Tell the hyperparameters of some checkpoints from others; empty where none are known."""
+    if not any(known):
+        return b""
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).digest()
+
+
+@dataclass(frozen=True)
+class HyperparameterTable:
+    """Columns that hyperparameters and epoch are laid out in.
+
+    Attributes:
+        numbers: names of those that are numbers, one column each.
+        categories: name and value of those that are not, one column each, 1 where it has that value.
+    """
+
+    numbers: tuple[str, ...] = ()
+    categories: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, known: Sequence[Hyperparameters | None], runs: NDArray[np.int64]) -> HyperparameterTable:
+        """Choose the columns in which runs differ.
+
+        Seeds are left out, and so are words that each run has for itself.
+
+        Args:
+            known: of ``n`` checkpoints, from :func:`with_epoch`.
+            runs: ``(n,)`` run of each.
+        """
+        first = {int(run): row for run, row in zip(runs, known, strict=True) if row is not None}
+        names = sorted({name for row in first.values() for name in row if name != EPOCH and not _SEED.search(name)})
+        numbers, categories = [], []
+        for name in names:
+            values = [row.get(name) for row in first.values()]
+            if all(_number(v) is not None for v in values if v is not None):
+                if len({_number(v) for v in values}) > 1:
+                    numbers.append(name)
+                continue
+            shared = [c for c in Counter(map(_word, values)).most_common(_MOST_CATEGORIES) if c[1] >= _FEWEST_RUNS]
+            categories += [(name, word) for word, runs_of_it in shared if runs_of_it < len(values)]
+        if first and len({row[EPOCH] for row in known if row is not None}) > 1:
+            numbers.append(EPOCH)
+        return cls(tuple(numbers), tuple(categories))
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.numbers) + len(self.categories)
+
+    def tells(self, known: Sequence[Hyperparameters | None]) -> NDArray[np.bool_]:
+        """``(n,)`` whether at least half of the hyperparameters in these columns are known of a checkpoint."""
+        names = ({*self.numbers} | {name for name, _ in self.categories}) - {EPOCH}
+        return np.array([row is not None and 2 * len(names & row.keys()) >= len(names) for row in known], dtype=bool)
+
+    def __call__(self, known: Sequence[Hyperparameters | None]) -> Floats:
+        """Lay out ``n`` checkpoints: ``(n, width)``; NaN where a number is unknown, and where nothing is known."""
+        table = np.full((len(known), self.width), np.nan)
+        for row, given in zip(table, known, strict=True):
+            if given is not None:
+                numbers = (_number(given.get(name)) for name in self.numbers)
+                row[: len(self.numbers)] = [np.nan if n is None else n for n in numbers]
+                row[len(self.numbers) :] = [_word(given.get(name)) == word for name, word in self.categories]
+        return table
+
+
+def _number(value: Any) -> float | None:
+    """A value as a finite number: text that is one counts, so do yes and no; None: it is none."""
+    if isinstance(value, str | int | float | bool | np.number):
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
+    return None
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
+from epsopt.surrogate.hyperparameter_table import EPOCH, HyperparameterTable, with_epoch
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
+
+RUNS, EACH = 24, 4
+
+
+def configured(run: int) -> dict[str, object]:
+    return {
+        "lr": 10.0 ** -(1 + run % 3), "width": str(2 ** (4 + run % 2)), "optimizer": "adam" if run % 2 else "sgd",
+        "seed": run, "name": f"run {run}", "device": "cpu", "ema": run % 4 == 0, "layers": [8, 8 + run % 2],
+    }  # fmt: skip
+
+
+def table() -> tuple[HyperparameterTable, list[dict[str, object] | None]]:
+    runs = np.repeat(np.arange(6), 2)
+    known = [with_epoch(configured(run), epoch) for run in range(6) for epoch in (1, 2)]
+    return HyperparameterTable.of(known, runs), known
+
+
+def test_columns_are_those_in_which_runs_differ_and_which_runs_share() -> None:
+    columns, known = table()
+    assert columns.numbers == ("ema", "lr", "width", EPOCH), "text that is a number counts as one"
+    assert {name for name, _ in columns.categories} == {"layers", "optimizer"}, "no seed, no name, nothing constant"
+    row = dict(zip((*columns.numbers, *columns.categories), columns(known)[3], strict=True))
+    assert [row[name] for name in ("ema", "lr", "width", EPOCH)] == [0.0, 0.01, 32.0, 2.0]
+    assert row["optimizer", "adam"] == row["layers", "[8, 9]"] == 1.0
+    assert row["optimizer", "sgd"] == 0.0
+
+
+def test_what_is_not_known_has_no_number() -> None:
+    columns, known = table()
+    odd = {**known[0], "lr": "linear", "width": None, "optimizer": "lion", EPOCH: None}
+    values = dict(zip((*columns.numbers, *columns.categories), columns([odd])[0], strict=True))
+    assert np.isnan([values[name] for name in ("lr", "width", EPOCH)]).all()
+    assert values["optimizer", "adam"] == values["optimizer", "sgd"] == 0.0
+    assert np.isnan(columns([None])).all()
+    assert columns.tells([odd, None, {"other": 1, EPOCH: 3}]).tolist() == [True, False, False]
+    assert with_epoch({}, 3) is None
+
+
+@pytest.fixture(scope="module")
+def labelled() -> tuple[TrainingSet, list[Fingerprint], np.ndarray]:
+    """A score that is half in the weights and half in a hyperparameter that no weight tells."""
+    rng = np.random.default_rng(0)
+    noise, scale = rng.uniform(0, 1, RUNS + 8), rng.uniform(0.5, 2.0, (RUNS + 8, EACH))
+    prints = [fingerprint([("a.weight", torch.from_numpy(s * rng.normal(size=(9, 9))).float())]) for s in scale.ravel()]
+    scores = (noise[:, None] + 0.5 * (scale > 1.2)).ravel()
+    known = tuple(with_epoch({"noise": float(n)}, e) for n in noise for e in range(EACH))
+    n = RUNS * EACH
+    train = TrainingSet(
+        keys=tuple(map(str, range(len(prints)))), fingerprints=tuple(prints), runs=np.repeat(np.arange(RUNS + 8), EACH),
+        lineages=np.zeros(len(prints), np.int64), metric_names=("score",), metrics=scores[:, None],
+        hyperparameters=known,
+    )  # fmt: skip
+    return train.take(range(n)), prints[n:], np.arange(n, len(prints))
+
+
+@pytest.mark.usefixtures("real_baseline")
+def test_a_map_looks_at_hyperparameters_where_they_are_known(zoo, labelled) -> None:
+    train, new, _ = labelled
+    surrogate = fit(train, recipe=TrainingConfig(steps=40, batch=32), folds=4)[0]
+    data, meta = surrogate.to_bytes()
+    opened = Surrogate.from_bytes(data, meta)
+    low, high = (with_epoch({"noise": value}, 2) for value in (0.05, 0.95))
+    points = [
+        m.predict(m.encode(new, hyperparameters=[known] * len(new))).point.mean()
+        for m in (surrogate, opened) for known in (low, high)
+    ]  # fmt: skip
+    assert points[1] - points[0] > 0.4, "a third of what the hyperparameter does to the score, at the least"
+    assert points[2:] == pytest.approx(points[:2])
+    alone = surrogate.weights_alone(new, [None, *[low] * (len(new) - 1)])
+    assert alone.tolist() == [True, *[False] * (len(new) - 1)]
+    z = surrogate.encode(new)
+    informed, of_weights = (surrogate.predict(z, weights_alone=np.full(len(new), flag)) for flag in (False, True))
+    assert (of_weights.high - of_weights.low >= informed.high - informed.low - 1e-9).all()
+    assert (of_weights.high - of_weights.low).mean() > 1.2 * (informed.high - informed.low).mean()
+    np.testing.assert_array_equal(of_weights.point, informed.point)
+    assert not surrogate.weights_alone(train.fingerprints).any(), "weights that the map knows"
+    plain = fit(zoo[0], recipe=TrainingConfig(steps=20), folds=2)[0]
+    assert not plain.weights_alone(new).any(), "this map never looked at any"
+
+
+def test_other_hyperparameters_make_another_training_set(labelled) -> None:
+    train = labelled[0]
+    other = replace(train, hyperparameters=(with_epoch({"noise": 0.5}, 0), *train.hyperparameters[1:]))
+    nothing = replace(train, hyperparameters=(None,) * len(train))
+    assert len({train.digest, other.digest, nothing.digest}) == 3
+    assert nothing.digest == replace(train, hyperparameters=None).digest
