@@ -213,15 +213,15 @@ def _processor_seconds() -> float:
 
 def table(version: int) -> None:
     """Print all families of which results are kept."""
-    print("mean absolute error on held-out runs, mean of the splits; ratio: the map's to the best of the other three")
+    print("mean absolute error on held-out runs, mean of the splits; weights: the map's where nobody knows the runs'")
+    print("hyperparameters; ratio: the map's to the best of median, statistics + LightGBM, hyperparameters + epoch;")
+    print("beside it: the map's to LightGBM on statistics, hyperparameters and epoch together")
     print("intervals: share of held-out checkpoints inside at a level of 90 %, the same in the worst tenth of runs,")
     print("mean width as a share of the interval around the median that covers 90 % of these very measurements")
-    titles = ("map", "median", "stat.+LGB", "hyperp.", "ratio", "inside", "worst", "width")
-    head = " " * 34 + "".join(f"{t:>{w}}" for t, w in zip(titles, (9, 9, 10, 9, 7, 8, 7, 7), strict=True))
-    ratios: dict[str, list[float]] = {}
-    mixed: dict[str, list[list[float]]] = {}
+    head = " " * 28 + "".join(f"{t:>{w}}" for t, w in zip(_TITLES, _WIDTHS, strict=True))
     for title, names in GROUPS.items():
         print(f"\n{title}\n{head}")
+        rows: list[Row] = []
         for name in names:
             found = [r for split in range(SPLITS) if (r := results(name, split, version)) is not None]
             if not found:
@@ -229,54 +229,60 @@ def table(version: int) -> None:
                 continue
             sizes = f"{found[0]['runs'][0]} + {found[0]['runs'][1]} runs, {sum(found[0]['checkpoints'])} checkpoints"
             print(f"{name}: {sizes}, {len(found)} of {SPLITS} splits")
-            for j, metric in enumerate(found[0]["metrics"]):
-                ratios.setdefault(title, []).append(_row(metric, found, j))
-                mixed.setdefault(title, []).append([_mixed(found, j, share) for share in _SHARES])
-        if title in ratios:
-            some = np.array(ratios[title])
+            rows += [_row(metric, found, j) for j, metric in enumerate(found[0]["metrics"])]
+        if rows:
+            ratios, to_both, of_weights, inside, alone = (np.array(column) for column in zip(*rows, strict=True))
             print(
-                f"{len(some)} metrics: ratio at most .8 on {(some <= 0.8).sum()}, "
-                f"at most 1.02 on {(some <= 1.02).sum()}, "
-                f"mean {some.mean():.3f}, worst {some.max():.2f}"
+                f"{len(rows)} metrics: ratio at most .8 on {(ratios <= 0.8).sum()}, "
+                f"at most 1.02 on {(ratios <= 1.02).sum()}, mean {ratios.mean():.3f}, worst {ratios.max():.2f}; "
+                f"to LightGBM on both: mean {to_both.mean():.3f}"
             )
-            shares = np.array(mixed[title])
-            listed = ", ".join(f"{s:g}: {r:.3f}" for s, r in zip(_SHARES, shares.mean(axis=0), strict=True))
-            print(f"mean ratio with such a share of the hyperparameters' prediction mixed into the map's: {listed};")
-            print(f"with the share of each metric that is best in hindsight: {shares.min(axis=1).mean():.3f}")
+            print(
+                f"of weights alone: mean ratio {of_weights.mean():.3f}, worst {of_weights.max():.2f}; "
+                f"intervals hold {alone.mean():.1%} in place of {inside.mean():.1%}"
+            )
 
 
-def _row(metric: str, found: list[dict[str, Any]], j: int) -> float:
-    errors = {kind: np.mean([error(r, kind, j) for r in found]) for kind in KINDS}
-    inside, widths, per_run = [], [], []
+Row = tuple[float, float, float, float, float]
+_TITLES = ("map", "weights", "median", "stat.+LGB", "hyperp.", "both+LGB", "ratio", "both", "inside", "worst", "width")
+_WIDTHS = (9, 9, 9, 10, 9, 9, 7, 7, 8, 7, 7)
+
+
+def _row(metric: str, found: list[dict[str, Any]], j: int) -> Row:
+    """Print one metric's line; return what the summary takes of it."""
+    errors = {kind: float(np.mean([error(r, kind, j) for r in found])) for kind in KINDS}
+    inside, alone, widths, per_run = [], [], [], []
     for r in found:
-        truth, low, high, median = (np.array(r[k], dtype=float)[:, j] for k in ("truth", "low", "high", "median"))
+        truth, low, high, median, low_alone, high_alone = (
+            np.array(r[k], dtype=float)[:, j] for k in ("truth", "low", "high", "median", "weights_low", "weights_high")
+        )
         score = interval_score(truth, low, high, median)
         inside.append(score.coverage)
+        alone.append(interval_score(truth, low_alone, high_alone, median).coverage)
         widths.append(score.relative_width)
         known, runs = np.isfinite(truth), np.array(r["run"])
         covered = (truth >= low) & (truth <= high)
         per_run += [float(covered[known & (runs == run)].mean()) for run in np.unique(runs[known])]
     worst = np.sort(per_run)[: max(round(len(per_run) / 10), 1)].mean()
-    ratio = errors["map"] / min(errors[k] for k in KINDS[1:])
-    figures = "".join(f"{errors[k]:{w}.4f}" for k, w in zip(KINDS, (9, 9, 10, 9), strict=True))
+    best = min(errors[k] for k in BASELINES)
+    figures = "".join(f"{errors[k]:{w}.4f}" for k, w in zip(KINDS, _WIDTHS, strict=False))
     print(
-        f"  {metric[:30]:32}{figures}{ratio:7.2f}{np.mean(inside):8.1%}{worst:7.0%}{np.mean(widths):7.2f}", flush=True
+        f"  {metric[:25]:26}{figures}{errors['map'] / best:7.2f}{errors['map'] / errors['both']:7.2f}"
+        f"{np.mean(inside):8.1%}{worst:7.0%}{np.mean(widths):7.2f}",
+        flush=True,
     )
-    return float(ratio)
+    of_weights = errors["weights"] / best
+    return (
+        errors["map"] / best,
+        errors["map"] / errors["both"],
+        of_weights,
+        float(np.mean(inside)),
+        float(np.mean(alone)),
+    )
 
 
-def _mixed(found: list[dict[str, Any]], j: int, share: float) -> float:
-    """Ratio to the best baseline of the map's prediction with a share of what hyperparameters and epoch predict."""
-    errors = []
-    for r in found:
-        truth, ours, theirs = (np.array(r[k], dtype=float)[:, j] for k in ("truth", "map", "hyperparameters"))
-        errors.append(np.nanmean(np.abs((1 - share) * ours + share * theirs - truth)))
-    best = min(np.mean([error(r, k, j) for r in found]) for k in KINDS[1:])
-    return float(np.mean(errors) / best)
-
-
-KINDS = ("map", "median", "statistics", "hyperparameters")
-_SHARES = (0.0, 0.2, 0.35, 0.5)
+KINDS = ("map", "weights", "median", "statistics", "hyperparameters", "both")
+BASELINES = ("median", "statistics", "hyperparameters")
 
 
 def error(result: dict[str, Any], kind: str, j: int) -> float:

@@ -56,7 +56,9 @@ def predictions(name: str, split: int, anchors: int) -> dict[str, Any]:
     """What the map and its baseline predict with probes, as JSON values."""
     inside, outside = families.parts(load(name, anchors), split)
     surrogate, _ = fit(inside.train, probes=True, seed=split)
-    predicted = surrogate.predict(surrogate.encode(outside.train.fingerprints, outside.train.embeddings))
+    predicted = surrogate.predict(
+        surrogate.encode(outside.train.fingerprints, outside.train.embeddings, outside.train.hyperparameters)
+    )
     return {
         "truth": outside.train.metrics.tolist(),
         "probes": predicted.point.tolist(),
@@ -135,7 +137,7 @@ def _row(
     group: str, metric: str, plain: list[Any], probed: dict[int, list[Any]], j: int,
     ratios: dict[tuple[str, int], list[tuple[float, float, float]]],
 ) -> None:  # fmt: skip
-    best = min(np.mean([families.error(r, k, j) for r in plain]) for k in families.KINDS[1:])
+    best = min(np.mean([families.error(r, k, j) for r in plain]) for k in families.BASELINES)
     weights = np.mean([families.error(r, "map", j) for r in plain])
     line = f"  {metric[:30]:32}{best:10.4f}{weights:9.4f}"
     for n, found in probed.items():

@@ -131,7 +131,7 @@ def _report(
 
 
 def _errors(surrogate: Surrogate, held: TrainingSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    stored = surrogate.predict(surrogate.encode(held.fingerprints, held.embeddings))
+    stored = surrogate.predict(surrogate.encode(held.fingerprints, held.embeddings, held.hyperparameters))
     inside = (held.metrics >= stored.low) & (held.metrics <= stored.high)
     return np.abs(stored.point - held.metrics), inside.mean(axis=0)
 

@@ -92,7 +92,7 @@ def _five_folds(zoo: Zoo, *, map_only: bool) -> None:
             r2, cosine = validation.embedding_r2, validation.embedding_cosine
             print(f"    embeddings: R2 {r2:.3f} over the mean, cosine {cosine:.3f}")
         started = time.monotonic()
-        surrogate.predict(surrogate.encode(zoo.train.fingerprints, zoo.train.embeddings))
+        surrogate.predict(surrogate.encode(zoo.train.fingerprints, zoo.train.embeddings, zoo.train.hyperparameters))
         each = 1000.0 * (time.monotonic() - started) / len(zoo)
         print(
             f"    five folds, calibration and the final map: {took:.0f} s, {ran:.0f} s of processor time; "
@@ -125,7 +125,9 @@ def _seeds_protocol(zoo: Zoo) -> None:
     inside, outside = zoo.train.take(train), zoo.train.take(test)
     for probes in (False, True):
         surrogate, _ = fit(inside, probes=probes)
-        predicted = surrogate.predict(surrogate.encode(outside.fingerprints, outside.embeddings))
+        predicted = surrogate.predict(
+            surrogate.encode(outside.fingerprints, outside.embeddings, outside.hyperparameters)
+        )
         _row(f"epsopt, {'with probes' if probes else 'weights only'}", zoo, test, predicted.point, constant)
         _intervals(zoo, test, predicted.low, predicted.high, constant)
 

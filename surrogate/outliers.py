@@ -1,11 +1,11 @@
 """Measured values that no surrogate should be bent by: those of diverged or penalised checkpoints.
 
 One loss of 1e8 among losses of .3 says that a run diverged, and nothing about how much better .29 is than .31. A value
-more than 23 deviations from all others is learned from if checkpoints like it have such values in several other runs (the untrained start
-of every run, the end of many runs): then it is predictable, and the surrogate learns that it is bad. Otherwise it is
-set aside, as if it had not been measured, and so are runs that have no other values: two of forty that diverged alike
-bend the surrogate more than they tell. Views and z are learned without either kind, and neither is scored: errors and
-intervals are those of all others.
+more than 23 deviations from all others is learned from if checkpoints like it have such values in several other runs
+(the untrained start of every run, the end of many runs): then it is predictable, and the surrogate learns that it is
+bad. Otherwise it is set aside, as if it had not been measured, and so are runs that have no other values: two of forty
+that diverged alike bend the surrogate more than they tell. Views and z are learned without either kind, and neither is
+scored: errors and intervals are those of all others. What lies less far out, where runs merely went badly, is learned.
 """
 
 from __future__ import annotations

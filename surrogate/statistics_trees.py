@@ -1,8 +1,9 @@
 """Gradient-boosted trees on statistics of the weights: what they predict is part of what z says of a checkpoint.
 
 They look at the run's hyperparameters and the epoch as well, where these are known (benchmarks/results/families.txt
-has the errors with and without). Other trees, on weights alone, speak of a merge or of a file that somebody sent. A map
-with probes has both look at the views of the anchor embeddings, too.
+has the errors with and without), and are mixed with trees that look at nothing else as far as inner folds of whole runs
+ask for it: some metrics hardly show in the weights. Other trees, on weights alone, speak of a merge or of a file that
+somebody sent. A map with probes has both look at the views of the anchor embeddings, too.
 
 On many families of models such trees (Unterthiner et al. 2020, arXiv:2002.11448) see what no smooth function of the
 views does. Their predictions are coordinates of z beside the encoder's, and the metrics' Gaussian processes take them
@@ -13,15 +14,15 @@ they say of a checkpoint that they learn from is therefore always said by trees 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table
+from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table, random_forest
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.hyperparameter_table import Hyperparameters, HyperparameterTable
 from epsopt.surrogate.side_by_side import in_order
@@ -32,6 +33,8 @@ INNER_FOLDS = 4
 """Of whole runs, for what trees say of checkpoints that they learn from."""
 FEWEST_ROWS = 10
 """Measured checkpoints that trees are grown from; with fewer they say nothing."""
+
+_SHARES = np.linspace(0.0, 1.0, 6)
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +50,8 @@ class StatisticsTrees:
         informed: as `models`, of trees that look at hyperparameters behind these columns; ``None``: too few
             measurements, `models` predict. Empty: no hyperparameter tells runs apart.
         columns: of hyperparameters and epoch.
+        forests: as `models`, of trees that look at these columns alone.
+        shares: of what forests predict, per metric, in what `informed` predict; empty: none.
     """
 
     names: tuple[str, ...]
@@ -54,6 +59,12 @@ class StatisticsTrees:
     answers: int = 0
     informed: tuple[str | None, ...] = ()
     columns: HyperparameterTable = field(default_factory=HyperparameterTable)
+    forests: tuple[str | None, ...] = ()
+    shares: tuple[float, ...] = ()
+
+    @cached_property
+    def _forest_boosters(self) -> list[Any]:
+        return list(map(_booster, self.forests or (None,) * len(self.models)))
 
     @cached_property
     def _boosters(self) -> list[Any]:
@@ -99,6 +110,10 @@ class StatisticsTrees:
             if by_informed.any():
                 both = np.hstack([table[by_informed], columns[by_informed]])
                 out[by_informed, j] = informed.predict(both, num_threads=1)
+                share, forest = self.shares[j] if self.shares else 0.0, self._forest_boosters[j]
+                if share and forest is not None:
+                    by_forest = forest.predict(columns[by_informed], num_threads=1)
+                    out[by_informed, j] += share * (by_forest - out[by_informed, j])
             if alone is not None and not by_informed.all():
                 out[~by_informed, j] = alone.predict(table[~by_informed], num_threads=1)
         return out
@@ -166,12 +181,16 @@ class _Statistics:
         if weights_alone or not self.columns.width:
             models = _grown_on(table, targets[rows], seed)
         informed: list[str | None] = []
+        forests: list[str | None] = []
         if self.columns.width:
             told = self.told[rows]
             both = np.hstack([table, self.hyperparameters[rows]])
             informed = _grown_on(both[told], targets[rows][told], seed)
+            forests = _grown_on(self.hyperparameters[rows][told], targets[rows][told], seed, random_forest)
         names = tuple(self.names[i] for i in np.flatnonzero(used))
-        return StatisticsTrees(names, tuple(models), self.answers.shape[1], tuple(informed), self.columns)
+        return StatisticsTrees(
+            names, tuple(models), self.answers.shape[1], tuple(informed), self.columns, tuple(forests)
+        )
 
     def predicted_by(self, trees: StatisticsTrees, rows: NDArray[np.int64]) -> Floats:
         """Predict some checkpoints by trees that were grown on others: ``(rows, m)``."""
@@ -180,15 +199,24 @@ class _Statistics:
         table = np.hstack([self.values[rows][:, columns].reshape(len(rows), -1), self.answers[rows]])
         return trees.of_table(table, self.hyperparameters[rows], self.told[rows])
 
-    def unseen_predictions(self, targets: Floats, seed: int) -> Floats:
-        """Predict every checkpoint by trees that have not seen its run."""
-        out = np.zeros(targets.shape)
+    def unseen_predictions(self, targets: Floats, seed: int) -> tuple[Floats, tuple[float, ...]]:
+        """Predict every checkpoint by trees that have not seen its run, and choose the share of forests by that.
+
+        Returns:
+            ``(n, m)`` predictions, and the ``m`` shares in them.
+        """
+        shares = (0.0, 1.0) if self.columns.width else (0.0,)
+        out = np.zeros((len(shares), *targets.shape))
         for rows in run_folds(self.runs, INNER_FOLDS, seed):
             others = np.setdiff1d(np.arange(len(targets)), rows)
             if len(others):
                 trees = self.grow(others, targets, seed, weights_alone=not self.told.all())
-                out[rows] = self.predicted_by(trees, rows)
-        return out
+                for part, share in zip(out, shares, strict=True):
+                    part[rows] = self.predicted_by(replace(trees, shares=(share,) * targets.shape[1]), rows)
+        chosen = np.zeros(targets.shape[1])
+        if self.columns.width:
+            chosen = _share_of_forests(targets[self.told], *out[:, self.told])
+        return out[0] + chosen * (out[-1] - out[0]), tuple(chosen.tolist())
 
 
 def grow_trees(
@@ -217,7 +245,7 @@ def unseen_predictions(train: TrainingSet, targets: Floats, seed: int) -> Floats
         targets: ``(n, m)`` on the model's scale; NaN where not measured.
         seed: of folds and boosting.
     """
-    return _of_set(train).unseen_predictions(targets, seed)
+    return _of_set(train).unseen_predictions(targets, seed)[0]
 
 
 def grow_all(
@@ -247,20 +275,32 @@ def _grown_of(train: TrainingSet, targets: Floats, answers: Floats, seed: int) -
 
 def _grown(statistics: _Statistics, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
     trees = statistics.grow(np.arange(len(targets)), targets, seed)
-    return trees, statistics.unseen_predictions(targets, seed)
+    unseen, shares = statistics.unseen_predictions(targets, seed)
+    return replace(trees, shares=shares if trees.informed else ()), unseen
 
 
 def _of_set(train: TrainingSet, answers: Floats | None = None) -> _Statistics:
     return _Statistics.of(train.fingerprints, train.runs, answers, train.hyperparameters)
 
 
-def _grown_on(table: Floats, targets: Floats, seed: int) -> list[str | None]:
+def _share_of_forests(targets: Floats, by_informed: Floats, by_forests: Floats) -> Floats:
+    """Per metric the share of forests that unseen predictions ask for, halved: on few runs the best is partly luck."""
+    mixed = by_informed + _SHARES[:, None, None] * (by_forests - by_informed)
+    errors = np.abs(mixed - targets)
+    known = np.isfinite(targets)
+    mean = np.where(known, errors, 0.0).sum(axis=1) / np.maximum(known.sum(axis=0), 1)
+    return np.asarray(0.5 * _SHARES[mean.argmin(axis=0)])
+
+
+def _grown_on(
+    table: Floats, targets: Floats, seed: int, grow: Callable[[Floats, Floats, int], Any] = boosted
+) -> list[str | None]:
     """Per metric the text of trees grown on ``(n, c)`` columns and ``(n, m)`` targets; None: too few are measured."""
     models: list[str | None] = []
     for column in targets.T:
         known = np.isfinite(column)
         few = known.sum() < FEWEST_ROWS
-        models.append(None if few else boosted(table[known], column[known], seed).model_to_string())
+        models.append(None if few else grow(table[known], column[known], seed).model_to_string())
     return models
 
 

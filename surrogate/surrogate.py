@@ -600,7 +600,10 @@ class Surrogate:
         if self.trees is not None:
             meta["tree_tensors"], meta["tree_answers"] = list(self.trees.names), self.trees.answers
             meta["tree_columns"] = asdict(self.trees.columns)
-            for name, texts in (("trees", self.trees.models), ("informed_trees", self.trees.informed)):
+            meta["forest_shares"] = list(self.trees.shares)
+            for name, texts in (
+                ("trees", self.trees.models), ("informed_trees", self.trees.informed), ("forests", self.trees.forests),
+            ):  # fmt: skip
                 for i, text in enumerate(texts):
                     packed = b"" if text is None else zlib.compress(text.encode())
                     tensors[f"{name}.{i}"] = torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
@@ -639,6 +642,8 @@ class Surrogate:
                 meta.get("tree_answers", 0),
                 _tree_texts(tensors, "informed_trees"),
                 HyperparameterTable(tuple(columns["numbers"]), tuple((n, word) for n, word in columns["categories"])),
+                _tree_texts(tensors, "forests"),
+                tuple(meta.get("forest_shares", ())),
             )
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(

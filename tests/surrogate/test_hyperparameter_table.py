@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
+from epsopt.surrogate.baselines import UNTERTHINER
 from epsopt.surrogate.hyperparameter_table import EPOCH, HyperparameterTable, with_epoch
+from epsopt.surrogate.statistics_trees import grow_all
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
 RUNS, EACH = 24, 4
@@ -95,3 +97,22 @@ def test_other_hyperparameters_make_another_training_set(labelled) -> None:
     nothing = replace(train, hyperparameters=(None,) * len(train))
     assert len({train.digest, other.digest, nothing.digest}) == 3
     assert nothing.digest == replace(train, hyperparameters=None).digest
+
+
+@pytest.mark.usefixtures("real_baseline")
+def test_trees_of_hyperparameters_alone_have_a_share_where_weights_say_nothing(labelled) -> None:
+    train = labelled[0]
+    rng = np.random.default_rng(1)
+    told = np.array([row["noise"] for row in train.hyperparameters])
+    sizes = np.array([f.features[0, UNTERTHINER[1]] for f in train.fingerprints])
+    targets = np.stack([told + 0.1 * rng.normal(size=len(train)), sizes], axis=1)
+    targets = (targets - targets.mean(axis=0)) / targets.std(axis=0)
+    two = replace(train, metric_names=("told", "weighed"), metrics=targets)
+    ((trees, unseen),) = grow_all([(two, targets, np.zeros((len(two), 0)))], 0)
+    assert trees.shares[0] > 0.0 == trees.shares[1], "of what the statistics say outright, hyperparameters say nothing"
+    assert max(trees.shares) <= 0.5
+    assert np.abs(unseen - targets).mean(axis=0).max() < 0.4
+    new = labelled[1]
+    said = [t(new, None, [with_epoch({"noise": 0.5}, 2)] * len(new)) for t in (trees, replace(trees, shares=()))]
+    assert np.abs(said[0] - said[1]).max(axis=0)[0] > 0.01
+    np.testing.assert_array_equal(said[0][:, 1], said[1][:, 1])
