@@ -230,7 +230,8 @@ def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> Non
         )
     _print_metrics(made, surrogate)
     print_wrapped()
-    print_wrapped(f"Mean absolute error on held-out runs ({held_out}), from weights only:")
+    looked_at = "weights, hyperparameters and epoch" if surrogate.sees_hyperparameters else "weights only"
+    print_wrapped(f"Mean absolute error on held-out runs ({held_out}), from {looked_at}:")
     print_wrapped()
     _table(validation)
     print_wrapped()

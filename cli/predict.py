@@ -281,6 +281,8 @@ def _doubts(rows: list[tuple[int, CheckpointContents, Assessment]]) -> None:
         "there": [i for i, _, a in rows if a.known_architecture and not a.trusted],
         "lineage is not known: a distance from a base is one of the things that the map goes by, and theirs is taken "
         "as zero": [i for i, r, a in rows if a.known_architecture and a.trusted and r.lineage is None],
+        "hyperparameters are not known: the map goes by the weights alone, and the intervals are as wide as that asks "
+        "for": [i for i, _, a in rows if a.known_architecture and a.weights_alone],
     }
     for why, numbers in kinds.items():
         if numbers:

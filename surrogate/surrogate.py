@@ -325,9 +325,14 @@ class Surrogate:
         new = np.array([weights_digest(f) not in self.memory.place for f in fingerprints], dtype=bool)
         return new & self.untold(known)
 
+    @property
+    def sees_hyperparameters(self) -> bool:
+        """Whether trees look at hyperparameters and the epoch where these are known."""
+        return self.trees is not None and bool(self.trees.informed)
+
     def untold(self, hyperparameters: Sequence[Hyperparameters | None]) -> NDArray[np.bool_]:
         """Tell of which ``n`` checkpoints trees have no hyperparameters to look at: ``(n,)``; none if they never do."""
-        if self.trees is None or not self.trees.informed:
+        if self.trees is None or not self.sees_hyperparameters:
             return np.zeros(len(hyperparameters), dtype=bool)
         return ~self.trees.columns.tells(hyperparameters)
 

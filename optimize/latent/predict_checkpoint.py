@@ -32,6 +32,7 @@ class Assessment:
         trusted: whether the checkpoint lies in it.
         known_architecture: whether the map was trained on checkpoints with these tensor names and shapes.
         refused: why its metrics are not predicted: nothing is known about how far off they would be; None: they are.
+        weights_alone: whether the map goes by hyperparameters where it can, and knows none of these weights.
     """
 
     point: dict[str, float]
@@ -42,6 +43,7 @@ class Assessment:
     trusted: bool
     known_architecture: bool
     refused: str | None = None
+    weights_alone: bool = False
 
 
 def assess(
@@ -76,7 +78,8 @@ def assess(
     region = trust_region(learned, np.array([c.run_id for c in of_learned]))
     z = surrogate.encode(fingerprints, stack_embeddings(embeddings or (), surrogate), hyperparameters)
     unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
-    prediction = surrogate.predict(z, level, unseen, surrogate.weights_alone(fingerprints, hyperparameters))
+    alone = surrogate.weights_alone(fingerprints, hyperparameters)
+    prediction = surrogate.predict(z, level, unseen, alone)
     names = surrogate.metric_names
     out = []
     away = region.distance(z.to(learned.dtype)).tolist()
@@ -88,7 +91,9 @@ def assess(
             for values in (prediction.point, prediction.low, prediction.high)
         )
         trusted = distance <= region.radius
-        out.append(Assessment(point, low, high, near[0], region.radius, trusted, not unseen[i], refused))
+        out.append(
+            Assessment(point, low, high, near[0], region.radius, trusted, not unseen[i], refused, bool(alone[i]))
+        )
     return out
 
 
