@@ -84,7 +84,7 @@ class HyperparameterTable:
                 continue
             shared = [c for c in Counter(map(_word, values)).most_common(_MOST_CATEGORIES) if c[1] >= _FEWEST_RUNS]
             categories += [(name, word) for word, runs_of_it in shared if runs_of_it < len(values)]
-        if first and len({row[EPOCH] for row in known if row is not None}) > 1:
+        if len({_number(row.get(EPOCH)) for row in known if row is not None}) > 1:
             numbers.append(EPOCH)
         return cls(tuple(numbers), tuple(categories))
 
@@ -114,7 +114,7 @@ def _number(value: Any) -> float | None:
     if isinstance(value, str | int | float | bool | np.number):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         return number if math.isfinite(number) else None
     return None

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
-from epsopt.surrogate.baselines import UNTERTHINER
-from epsopt.surrogate.hyperparameter_table import EPOCH, HyperparameterTable, with_epoch
+from epsopt.surrogate.baselines import UNTERTHINER, boosted, random_forest
+from epsopt.surrogate.hyperparameter_table import EPOCH, HyperparameterTable, hyperparameters_digest, with_epoch
 from epsopt.surrogate.statistics_trees import grow_all
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
@@ -116,3 +119,32 @@ def test_trees_of_hyperparameters_alone_have_a_share_where_weights_say_nothing(l
     said = [t(new, None, [with_epoch({"noise": 0.5}, 2)] * len(new)) for t in (trees, replace(trees, shares=()))]
     assert np.abs(said[0] - said[1]).max(axis=0)[0] > 0.01
     np.testing.assert_array_equal(said[0][:, 1], said[1][:, 1])
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+KNOWN = st.none() | st.dictionaries(st.sampled_from(["lr", "model.width", "seed", "tags", EPOCH]), VALUES, max_size=5)
+
+
+@pytest.mark.hypothesis
+@given(st.lists(KNOWN, min_size=12, max_size=30))
+@settings(deadline=None)
+def test_any_hyperparameters_are_laid_out_and_trees_grow_on_them(rows: list[dict[str, object] | None]) -> None:
+    known = [None if row is None else {EPOCH: None, **row} for row in rows]
+    runs = np.arange(len(rows)) // 2
+    columns = HyperparameterTable.of(known, runs)
+    table = columns(known)
+    assert table.shape == (len(rows), columns.width)
+    assert not np.isinf(table).any()
+    again = json.loads(json.dumps(asdict(columns)))
+    kept = HyperparameterTable(tuple(again["numbers"]), tuple((n, word) for n, word in again["categories"]))
+    np.testing.assert_array_equal(kept(known), table)
+    assert hyperparameters_digest(known) == hyperparameters_digest(
+        [row and dict(reversed(row.items())) for row in known]
+    )
+    if columns.width:
+        for grow in (boosted, random_forest):
+            assert np.isfinite(grow(table, np.arange(float(len(rows))), 0).predict(table)).all()
