@@ -1,9 +1,9 @@
 """Gradient-boosted trees on statistics of the weights: what they predict is part of what z says of a checkpoint.
 
 They look at the run's hyperparameters and the epoch as well, where these are known (benchmarks/results/families.txt
-has the errors with and without), and are mixed with trees that look at nothing else as far as inner folds of whole runs
-ask for it: some metrics hardly show in the weights. Other trees, on weights alone, speak of a merge or of a file that
-somebody sent. A map with probes has both look at the views of the anchor embeddings, too.
+has the errors with and without). These are mixed with trees on weights alone, and with trees on hyperparameters alone,
+as inner folds of whole runs ask for it: some metrics hardly show in the weights. Trees on weights alone speak of a
+merge, or of a file that somebody sent. A map with probes has them look at the views of the anchor embeddings, too.
 
 On many families of models such trees (Unterthiner et al. 2020, arXiv:2002.11448) see what no smooth function of the
 views does. Their predictions are coordinates of z beside the encoder's, and the metrics' Gaussian processes take them
@@ -51,7 +51,8 @@ class StatisticsTrees:
             measurements, `models` predict. Empty: no hyperparameter tells runs apart.
         columns: of hyperparameters and epoch.
         forests: as `models`, of trees that look at these columns alone.
-        shares: of what forests predict, per metric, in what `informed` predict; empty: none.
+        weighed: share of `informed` beside `models`, per metric; empty: all of it.
+        shares: of `forests` in what these two predict together, per metric; empty: none.
     """
 
     names: tuple[str, ...]
@@ -60,6 +61,7 @@ class StatisticsTrees:
     informed: tuple[str | None, ...] = ()
     columns: HyperparameterTable = field(default_factory=HyperparameterTable)
     forests: tuple[str | None, ...] = ()
+    weighed: tuple[float, ...] = ()
     shares: tuple[float, ...] = ()
 
     @cached_property
@@ -105,17 +107,22 @@ class StatisticsTrees:
             told: ``(n,)`` whether these are known.
         """
         out = np.zeros((len(table), len(self.models)))
-        for j, (alone, informed) in enumerate(zip(self._boosters, self._informed_boosters, strict=True)):
-            by_informed = told if informed is not None else np.zeros(len(table), dtype=bool)
-            if by_informed.any():
-                both = np.hstack([table[by_informed], columns[by_informed]])
-                out[by_informed, j] = informed.predict(both, num_threads=1)
-                share, forest = self.shares[j] if self.shares else 0.0, self._forest_boosters[j]
-                if share and forest is not None:
-                    by_forest = forest.predict(columns[by_informed], num_threads=1)
-                    out[by_informed, j] += share * (by_forest - out[by_informed, j])
-            if alone is not None and not by_informed.all():
-                out[~by_informed, j] = alone.predict(table[~by_informed], num_threads=1)
+        for j, (alone, informed, forest) in enumerate(
+            zip(self._boosters, self._informed_boosters, self._forest_boosters, strict=True)
+        ):
+            if alone is not None:
+                out[:, j] = alone.predict(table, num_threads=1) if len(table) else 0.0
+            weighed = self.weighed[j] if self.weighed else 1.0
+            share = self.shares[j] if self.shares else 0.0
+            if informed is None or not told.any():
+                continue
+            found = out[told, j]
+            if weighed:
+                by_informed = informed.predict(np.hstack([table[told], columns[told]]), num_threads=1)
+                found += weighed * (by_informed - found)
+            if share and forest is not None:
+                found += share * (forest.predict(columns[told], num_threads=1) - found)
+            out[told, j] = found
         return out
 
 
@@ -164,22 +171,11 @@ class _Statistics:
         told = columns.tells(known)
         return cls(names, values, there, runs, seen, columns, columns(known), told)
 
-    def grow(
-        self, rows: NDArray[np.int64], targets: Floats, seed: int, *, weights_alone: bool = True
-    ) -> StatisticsTrees:
-        """Grow trees on some checkpoints.
-
-        Args:
-            rows: which.
-            targets: ``(n, m)``, of all.
-            seed: of the boosting.
-            weights_alone: whether trees that see no hyperparameters are wanted, too.
-        """
+    def grow(self, rows: NDArray[np.int64], targets: Floats, seed: int) -> StatisticsTrees:
+        """Grow trees on some checkpoints; ``targets`` are ``(n, m)``, of all."""
         used = self.there[rows].any(axis=0)
         table = np.hstack([self.values[rows][:, used].reshape(len(rows), -1), self.answers[rows]])
-        models: list[str | None] = [None] * targets.shape[1]
-        if weights_alone or not self.columns.width:
-            models = _grown_on(table, targets[rows], seed)
+        models = _grown_on(table, targets[rows], seed)
         informed: list[str | None] = []
         forests: list[str | None] = []
         if self.columns.width:
@@ -199,24 +195,34 @@ class _Statistics:
         table = np.hstack([self.values[rows][:, columns].reshape(len(rows), -1), self.answers[rows]])
         return trees.of_table(table, self.hyperparameters[rows], self.told[rows])
 
-    def unseen_predictions(self, targets: Floats, seed: int) -> tuple[Floats, tuple[float, ...]]:
-        """Predict every checkpoint by trees that have not seen its run, and choose the share of forests by that.
+    def unseen_predictions(self, targets: Floats, seed: int) -> tuple[Floats, tuple[float, ...], tuple[float, ...]]:
+        """Predict every checkpoint by trees that have not seen its run, and choose by that what each kind counts.
 
         Returns:
-            ``(n, m)`` predictions, and the ``m`` shares in them.
+            ``(n, m)`` predictions, and the ``m`` numbers of :attr:`StatisticsTrees.weighed` and of
+            :attr:`StatisticsTrees.shares` in them; empty where no hyperparameter tells runs apart.
         """
-        shares = (0.0, 1.0) if self.columns.width else (0.0,)
-        out = np.zeros((len(shares), *targets.shape))
+        nothing, everything = (0.0,) * targets.shape[1], (1.0,) * targets.shape[1]
+        kinds = (
+            [(nothing, nothing), (everything, nothing), (everything, everything)] if self.columns.width else [((), ())]
+        )
+        out = np.zeros((len(kinds), *targets.shape))
         for rows in run_folds(self.runs, INNER_FOLDS, seed):
             others = np.setdiff1d(np.arange(len(targets)), rows)
             if len(others):
-                trees = self.grow(others, targets, seed, weights_alone=not self.told.all())
-                for part, share in zip(out, shares, strict=True):
-                    part[rows] = self.predicted_by(replace(trees, shares=(share,) * targets.shape[1]), rows)
-        chosen = np.zeros(targets.shape[1])
-        if self.columns.width:
-            chosen = _share_of_forests(targets[self.told], *out[:, self.told])
-        return out[0] + chosen * (out[-1] - out[0]), tuple(chosen.tolist())
+                trees = self.grow(others, targets, seed)
+                for part, (weighed, shares) in zip(out, kinds, strict=True):
+                    part[rows] = self.predicted_by(replace(trees, weighed=weighed, shares=shares), rows)
+        if not self.columns.width:
+            return out[0], (), ()
+        by_weights, by_informed, by_forests = out
+        told, known = self.told, targets[self.told]
+        weighed = _best_share(known, by_weights[told], by_informed[told])
+        both = by_weights + weighed * (by_informed - by_weights)
+        # On few runs the best share is partly luck, and hyperparameters alone say nothing of what went otherwise.
+        shares = 0.5 * _best_share(known, both[told], by_forests[told])
+        mixed = both + shares * (by_forests - both)
+        return np.where(told[:, None], mixed, by_weights), tuple(weighed.tolist()), tuple(shares.tolist())
 
 
 def grow_trees(
@@ -275,21 +281,20 @@ def _grown_of(train: TrainingSet, targets: Floats, answers: Floats, seed: int) -
 
 def _grown(statistics: _Statistics, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
     trees = statistics.grow(np.arange(len(targets)), targets, seed)
-    unseen, shares = statistics.unseen_predictions(targets, seed)
-    return replace(trees, shares=shares if trees.informed else ()), unseen
+    unseen, weighed, shares = statistics.unseen_predictions(targets, seed)
+    return replace(trees, weighed=weighed, shares=shares), unseen
 
 
 def _of_set(train: TrainingSet, answers: Floats | None = None) -> _Statistics:
     return _Statistics.of(train.fingerprints, train.runs, answers, train.hyperparameters)
 
 
-def _share_of_forests(targets: Floats, by_informed: Floats, by_forests: Floats) -> Floats:
-    """Per metric the share of forests that unseen predictions ask for, halved: on few runs the best is partly luck."""
-    mixed = by_informed + _SHARES[:, None, None] * (by_forests - by_informed)
-    errors = np.abs(mixed - targets)
+def _best_share(targets: Floats, of_one: Floats, of_other: Floats) -> Floats:
+    """``(m,)`` shares of the second of two ``(n, m)`` predictions with which their mixture errs least."""
+    errors = np.abs(of_one + _SHARES[:, None, None] * (of_other - of_one) - targets)
     known = np.isfinite(targets)
     mean = np.where(known, errors, 0.0).sum(axis=1) / np.maximum(known.sum(axis=0), 1)
-    return np.asarray(0.5 * _SHARES[mean.argmin(axis=0)])
+    return np.asarray(_SHARES[mean.argmin(axis=0)])
 
 
 def _grown_on(

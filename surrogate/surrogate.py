@@ -605,7 +605,7 @@ class Surrogate:
         if self.trees is not None:
             meta["tree_tensors"], meta["tree_answers"] = list(self.trees.names), self.trees.answers
             meta["tree_columns"] = asdict(self.trees.columns)
-            meta["forest_shares"] = list(self.trees.shares)
+            meta["tree_shares"] = [list(self.trees.weighed), list(self.trees.shares)]
             for name, texts in (
                 ("trees", self.trees.models), ("informed_trees", self.trees.informed), ("forests", self.trees.forests),
             ):  # fmt: skip
@@ -648,7 +648,7 @@ class Surrogate:
                 _tree_texts(tensors, "informed_trees"),
                 HyperparameterTable(tuple(columns["numbers"]), tuple((n, word) for n, word in columns["categories"])),
                 _tree_texts(tensors, "forests"),
-                tuple(meta.get("forest_shares", ())),
+                *map(tuple, meta.get("tree_shares", ((), ()))),
             )
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(

@@ -114,6 +114,7 @@ def test_trees_of_hyperparameters_alone_have_a_share_where_weights_say_nothing(l
     ((trees, unseen),) = grow_all([(two, targets, np.zeros((len(two), 0)))], 0)
     assert trees.shares[0] > 0.0 == trees.shares[1], "of what the statistics say outright, hyperparameters say nothing"
     assert max(trees.shares) <= 0.5
+    assert trees.weighed[0] >= 0.8, "weights alone say nothing of it"
     assert np.abs(unseen - targets).mean(axis=0).max() < 0.4
     new = labelled[1]
     said = [t(new, None, [with_epoch({"noise": 0.5}, 2)] * len(new)) for t in (trees, replace(trees, shares=()))]
