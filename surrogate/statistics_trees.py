@@ -94,17 +94,17 @@ class StatisticsTrees:
         """
         table = feature_table(fingerprints, self.names, UNTERTHINER)
         known = [None] * len(table) if hyperparameters is None else hyperparameters
-        told = self.columns.tells(known)
+        described = self.columns.tells(known)
         both = np.hstack([table, answers]) if self.answers and answers is not None else table
-        return self.of_table(both, self.columns(known), told)
+        return self.of_table(both, self.columns(known), described)
 
-    def of_table(self, table: Floats, columns: Floats, told: NDArray[np.bool_]) -> Floats:
+    def of_table(self, table: Floats, columns: Floats, described: NDArray[np.bool_]) -> Floats:
         """Predict ``n`` checkpoints from the statistics of :attr:`names`, tensor by tensor, then the answers.
 
         Args:
             table: ``(n, c)``.
             columns: ``(n, :attr:`columns`.width)`` of hyperparameters and epoch.
-            told: ``(n,)`` whether these are known.
+            described: ``(n,)`` whether these are known.
         """
         out = np.zeros((len(table), len(self.models)))
         for j, (alone, informed, forest) in enumerate(
@@ -114,15 +114,15 @@ class StatisticsTrees:
                 out[:, j] = alone.predict(table, num_threads=1) if len(table) else 0.0
             weighed = self.weighed[j] if self.weighed else 1.0
             share = self.shares[j] if self.shares else 0.0
-            if informed is None or not told.any():
+            if informed is None or not described.any():
                 continue
-            found = out[told, j]
+            found = out[described, j]
             if weighed:
-                by_informed = informed.predict(np.hstack([table[told], columns[told]]), num_threads=1)
+                by_informed = informed.predict(np.hstack([table[described], columns[described]]), num_threads=1)
                 found += weighed * (by_informed - found)
             if share and forest is not None:
-                found += share * (forest.predict(columns[told], num_threads=1) - found)
-            out[told, j] = found
+                found += share * (forest.predict(columns[described], num_threads=1) - found)
+            out[described, j] = found
         return out
 
 
@@ -138,7 +138,7 @@ class _Statistics:
         answers: ``(n, c)`` columns beside the statistics.
         columns: what the hyperparameters are laid out in.
         hyperparameters: ``(n, columns.width)``.
-        told: ``(n,)``, whether they are known.
+        described: ``(n,)``, whether they are known.
     """
 
     names: tuple[str, ...]
@@ -148,7 +148,7 @@ class _Statistics:
     answers: Floats
     columns: HyperparameterTable
     hyperparameters: Floats
-    told: NDArray[np.bool_]
+    described: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -168,8 +168,8 @@ class _Statistics:
             there[i, [place[name] for name in fingerprint.names]] = True
         values = feature_table(fingerprints, names, UNTERTHINER).reshape(*there.shape, len(UNTERTHINER))
         seen = np.zeros((len(runs), 0)) if answers is None else answers
-        told = columns.tells(known)
-        return cls(names, values, there, runs, seen, columns, columns(known), told)
+        described = columns.tells(known)
+        return cls(names, values, there, runs, seen, columns, columns(known), described)
 
     def grow(self, rows: NDArray[np.int64], targets: Floats, seed: int) -> StatisticsTrees:
         """Grow trees on some checkpoints; ``targets`` are ``(n, m)``, of all."""
@@ -179,10 +179,10 @@ class _Statistics:
         informed: list[str | None] = []
         forests: list[str | None] = []
         if self.columns.width:
-            told = self.told[rows]
+            described = self.described[rows]
             both = np.hstack([table, self.hyperparameters[rows]])
-            informed = _grown_on(both[told], targets[rows][told], seed)
-            forests = _grown_on(self.hyperparameters[rows][told], targets[rows][told], seed, random_forest)
+            informed = _grown_on(both[described], targets[rows][described], seed)
+            forests = _grown_on(self.hyperparameters[rows][described], targets[rows][described], seed, random_forest)
         names = tuple(self.names[i] for i in np.flatnonzero(used))
         return StatisticsTrees(
             names, tuple(models), self.answers.shape[1], tuple(informed), self.columns, tuple(forests)
@@ -193,7 +193,7 @@ class _Statistics:
         place = {name: i for i, name in enumerate(self.names)}
         columns = [place[name] for name in trees.names]
         table = np.hstack([self.values[rows][:, columns].reshape(len(rows), -1), self.answers[rows]])
-        return trees.of_table(table, self.hyperparameters[rows], self.told[rows])
+        return trees.of_table(table, self.hyperparameters[rows], self.described[rows])
 
     def unseen_predictions(self, targets: Floats, seed: int) -> tuple[Floats, tuple[float, ...], tuple[float, ...]]:
         """Predict every checkpoint by trees that have not seen its run, and choose by that what each kind counts.
@@ -216,13 +216,13 @@ class _Statistics:
         if not self.columns.width:
             return out[0], (), ()
         by_weights, by_informed, by_forests = out
-        told, known = self.told, targets[self.told]
-        weighed = _best_share(known, by_weights[told], by_informed[told])
+        described, known = self.described, targets[self.described]
+        weighed = _best_share(known, by_weights[described], by_informed[described])
         both = by_weights + weighed * (by_informed - by_weights)
         # On few runs the best share is partly luck, and hyperparameters alone say nothing of what went otherwise.
-        shares = 0.5 * _best_share(known, both[told], by_forests[told])
+        shares = 0.5 * _best_share(known, both[described], by_forests[described])
         mixed = both + shares * (by_forests - both)
-        return np.where(told[:, None], mixed, by_weights), tuple(weighed.tolist()), tuple(shares.tolist())
+        return np.where(described[:, None], mixed, by_weights), tuple(weighed.tolist()), tuple(shares.tolist())
 
 
 def grow_trees(
@@ -290,7 +290,7 @@ def _of_set(train: TrainingSet, answers: Floats | None = None) -> _Statistics:
 
 
 def _best_share(targets: Floats, of_one: Floats, of_other: Floats) -> Floats:
-    """``(m,)`` shares of the second of two ``(n, m)`` predictions with which their mixture errs least."""
+    """``(m,)`` shares of the second of two ``(n, m)`` predictions with which what they give together errs least."""
     errors = np.abs(of_one + _SHARES[:, None, None] * (of_other - of_one) - targets)
     known = np.isfinite(targets)
     mean = np.where(known, errors, 0.0).sum(axis=1) / np.maximum(known.sum(axis=0), 1)

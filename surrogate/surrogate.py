@@ -291,7 +291,7 @@ class Surrogate:
                 does not look at them.
             hyperparameters: of each one's run, with its epoch
                 (:func:`epsopt.surrogate.hyperparameter_table.with_epoch`); None: not known, trees look at the weights
-                alone, and :meth:`predict` has to be told (:meth:`weights_alone`).
+                alone, and :meth:`predict` has to know (:meth:`weights_alone`).
 
         Returns:
             ``(n, latent)`` float32 means of z. Of weights that the map was trained on, trees say what they said before
@@ -302,8 +302,8 @@ class Surrogate:
             z = self.network.encode(tokens)[0]
         if self.trees is None:
             return z
-        said = self.trees(fingerprints, self.tokenizer.answers(tokens), hyperparameters)
-        predicted = torch.from_numpy(said).float()
+        by_trees = self.trees(fingerprints, self.tokenizer.answers(tokens), hyperparameters)
+        predicted = torch.from_numpy(by_trees).float()
         known = self._known(fingerprints, z)
         rows = np.flatnonzero(known >= 0)
         predicted[rows] = self.memory.latents[known[rows], z.shape[1] :]
@@ -323,14 +323,14 @@ class Surrogate:
         """
         known = [None] * len(fingerprints) if hyperparameters is None else hyperparameters
         new = np.array([weights_digest(f) not in self.memory.place for f in fingerprints], dtype=bool)
-        return new & self.untold(known)
+        return new & self.lacks_hyperparameters(known)
 
     @property
     def sees_hyperparameters(self) -> bool:
         """Whether trees look at hyperparameters and the epoch where these are known."""
         return self.trees is not None and bool(self.trees.informed)
 
-    def untold(self, hyperparameters: Sequence[Hyperparameters | None]) -> NDArray[np.bool_]:
+    def lacks_hyperparameters(self, hyperparameters: Sequence[Hyperparameters | None]) -> NDArray[np.bool_]:
         """Tell of which ``n`` checkpoints trees have no hyperparameters to look at: ``(n,)``; none if they never do."""
         if self.trees is None or not self.sees_hyperparameters:
             return np.zeros(len(hyperparameters), dtype=bool)

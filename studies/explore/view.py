@@ -161,7 +161,7 @@ def _predictions(snapshot: Snapshot) -> tuple[tuple[NDArray[np.float64], ...], i
     if len(rows):
         unseen = np.array([snapshot.checkpoints[i].signature not in surrogate.architectures for i in rows.tolist()])
         known = [with_epoch(c.hyperparameters, c.epoch) for c in (snapshot.checkpoints[i] for i in rows.tolist())]
-        alone = surrogate.untold(known) & ~snapshot.learned[rows]
+        alone = surrogate.lacks_hyperparameters(known) & ~snapshot.learned[rows]
         found = surrogate.predict(snapshot.latents[torch.from_numpy(rows)], level, unseen, alone)
         for table, values in zip(out, (found.point, found.low, found.high), strict=True):
             table[rows] = values

@@ -106,11 +106,11 @@ def test_other_hyperparameters_make_another_training_set(labelled) -> None:
 def test_trees_of_hyperparameters_alone_have_a_share_where_weights_say_nothing(labelled) -> None:
     train = labelled[0]
     rng = np.random.default_rng(1)
-    told = np.array([row["noise"] for row in train.hyperparameters])
+    noises = np.array([row["noise"] for row in train.hyperparameters])
     sizes = np.array([f.features[0, UNTERTHINER[1]] for f in train.fingerprints])
-    targets = np.stack([told + 0.1 * rng.normal(size=len(train)), sizes], axis=1)
+    targets = np.stack([noises + 0.1 * rng.normal(size=len(train)), sizes], axis=1)
     targets = (targets - targets.mean(axis=0)) / targets.std(axis=0)
-    two = replace(train, metric_names=("told", "weighed"), metrics=targets)
+    two = replace(train, metric_names=("configured", "weighed"), metrics=targets)
     ((trees, unseen),) = grow_all([(two, targets, np.zeros((len(two), 0)))], 0)
     assert trees.shares[0] > 0.0 == trees.shares[1], "of what the statistics say outright, hyperparameters say nothing"
     assert max(trees.shares) <= 0.5
