@@ -162,8 +162,8 @@ class Surrogate:
         tensor_kinds: of all these architectures (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.tensor_kinds`);
             empty in a map of an earlier version.
         trees: their predictions are the last coordinates of z; ``None`` in a map of an earlier version.
-        weights_alone_scores: as ``scores``, of held-out runs as if nobody knew their hyperparameters; empty where trees
-            look at none.
+        weights_alone_scores: as ``scores``, ``(2, k)`` for each metric, of held-out runs as if nobody knew their
+            hyperparameters; empty where trees look at none.
         projection: centre ``(latent,)`` and axes ``(latent, 2)`` of the plane in which the map is drawn (see
             :attr:`plane`); by default what :func:`epsopt.surrogate.plane.fit_plane` finds.
     """
@@ -331,7 +331,14 @@ class Surrogate:
         return self.trees is not None and bool(self.trees.informed)
 
     def lacks_hyperparameters(self, hyperparameters: Sequence[Hyperparameters | None]) -> NDArray[np.bool_]:
-        """Tell of which ``n`` checkpoints trees have no hyperparameters to look at: ``(n,)``; none if they never do."""
+        """Tell of which checkpoints trees have no hyperparameters to look at.
+
+        Args:
+            hyperparameters: of ``n`` checkpoints, as :meth:`encode` is given them.
+
+        Returns:
+            ``(n,)`` whether fewer than half of those that trees look at are known; nowhere if they look at none.
+        """
         if self.trees is None or not self.sees_hyperparameters:
             return np.zeros(len(hyperparameters), dtype=bool)
         return ~self.trees.columns.tells(hyperparameters)
