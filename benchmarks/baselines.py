@@ -23,7 +23,7 @@ from zoos import Zoo
 
 from epsopt.surrogate import TrainingSet, run_folds
 from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table, median_baseline, statistics_baseline
-from epsopt.surrogate.hyperparameter_table import HyperparameterTable
+from epsopt.surrogate.hyperparameter_table import HyperparameterTable, with_epoch
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS
 
 Array = NDArray[np.float64]
@@ -126,10 +126,14 @@ def statistics_and_hyperparameters(train: Zoo, test: Zoo, *, seed: int = 0) -> A
     The columns of hyperparameters are the product's own (:mod:`epsopt.surrogate.hyperparameter_table`).
     """
     names = sorted({name for f in train.train.fingerprints for name in f.names})
-    columns = HyperparameterTable.of(train.train.hyperparameters or (), train.train.runs)
+    known, of_test = (
+        [with_epoch(row, int(epoch)) for row, epoch in zip(part.hyperparameters, part.epochs, strict=True)]
+        for part in (train, test)
+    )
+    columns = HyperparameterTable.of(known, train.train.runs)
     x_train, x_test = (
-        np.hstack([feature_table(part.fingerprints, names, UNTERTHINER), columns(part.hyperparameters or ())])
-        for part in (train.train, test.train)
+        np.hstack([feature_table(part.train.fingerprints, names, UNTERTHINER), columns(rows)])
+        for part, rows in ((train, known), (test, of_test))
     )
     out = median(train, test)
     for j in range(out.shape[1]):
