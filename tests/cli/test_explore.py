@@ -336,7 +336,7 @@ def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(projec
     with writable_page(snapshot) as page:
         page.get_by_role("button", name="Search the map").click()
         page.wait_for_selector("#answers article")
-        before = pixels(page, "map", "top")
+        before, front = (pixels(page, plot, "top") for plot in ("map", "front"))
         page.get_by_role("button", name="Make it").first.click()
         page.wait_for_selector("#answers .made, #answers .error", timeout=120_000)
         card = page.locator("#answers .made")
@@ -348,6 +348,9 @@ def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(projec
         measured = evaluate(load_weights(file))
         shown = [measured[o.name] for o in snapshot.objectives]
         assert [value(c) for c in cells] == pytest.approx(shown, abs=1e-3)
+        assert pixels(page, "front", "top") != front, "the plot shows what they measure"
+        page.get_by_role("button", name="Make it").first.click()  # the first answer may lie beyond the map's frame
+        page.wait_for_selector("#answers .made >> nth=1", timeout=120_000)
         assert pixels(page, "map", "top") != before, "the plot shows where the weights lie"
 
 
