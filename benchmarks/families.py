@@ -188,7 +188,8 @@ def answer(surrogate: Any, outside: zoos.Zoo) -> Any:
 def answer_of_weights(surrogate: Any, outside: zoos.Zoo) -> Any:
     """What `epsopt predict` answers of weights alone."""
     prints = outside.train.fingerprints
-    return surrogate.predict(surrogate.encode(prints), weights_alone=surrogate.weights_alone(prints))
+    z = surrogate.encode(prints)
+    return surrogate.predict(z, weights_alone=surrogate.weights_alone(prints, z))
 
 
 def results(name: str, split: int, version: int = FORMAT, *, make_it: bool = False) -> dict[str, Any] | None:
@@ -213,8 +214,10 @@ def _processor_seconds() -> float:
 
 def table(version: int) -> None:
     """Print all families of which results are kept."""
-    print("mean absolute error on held-out runs, mean of the splits; weights: the map's where nobody knows the runs'")
-    print("hyperparameters; ratio: the map's to the best of median, statistics + LightGBM, hyperparameters + epoch;")
+    print("mean absolute error on held-out runs, mean of the splits; weights: the map's where")
+    print(
+        "runs' configuration is unknown; ratio: its error to the best of median, statistics + LightGBM, hyperparameters;"
+    )
     print("beside it: the map's to LightGBM on statistics, hyperparameters and epoch together")
     print("intervals: share of held-out checkpoints inside at a level of 90 %, the same in the worst tenth of runs,")
     print("mean width as a share of the interval around the median that covers 90 % of these very measurements")

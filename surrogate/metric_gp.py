@@ -249,7 +249,7 @@ def calibration_scores(parts: list[HeldOut], scored: list[HeldOut] | None = None
 
 
 def weights_alone_scores(parts: list[HeldOut], folds: Sequence[Fold], metric: int) -> tuple[Floats, Floats]:
-    """Return standardised residuals of each fold as if nobody knew its runs' hyperparameters.
+    """Return standardised residuals of each fold as if its runs' hyperparameters were unknown.
 
     Args:
         parts: the metric's held-out predictions, fold by fold; settings are chosen on those of the other folds.

@@ -162,8 +162,8 @@ class Surrogate:
         tensor_kinds: of all these architectures (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.tensor_kinds`);
             empty in a map of an earlier version.
         trees: their predictions are the last coordinates of z; ``None`` in a map of an earlier version.
-        weights_alone_scores: as ``scores``, ``(2, k)`` for each metric, of held-out runs as if nobody knew their
-            hyperparameters; empty where trees look at none.
+        weights_alone_scores: as ``scores``, ``(2, k)`` for each metric, of held-out runs as if their
+            hyperparameters were unknown; empty where trees look at none.
         projection: centre ``(latent,)`` and axes ``(latent, 2)`` of the plane in which the map is drawn (see
             :attr:`plane`); by default what :func:`epsopt.surrogate.plane.fit_plane` finds.
     """
@@ -310,20 +310,26 @@ class Surrogate:
         return torch.cat([z, predicted], dim=1)
 
     def weights_alone(
-        self, fingerprints: Sequence[Fingerprint], hyperparameters: Sequence[Hyperparameters | None] | None = None
+        self,
+        fingerprints: Sequence[Fingerprint],
+        z: Tensor,
+        hyperparameters: Sequence[Hyperparameters | None] | None = None,
     ) -> NDArray[np.bool_]:
         """Tell which checkpoints the map knows less of than of those that its intervals were calibrated on.
 
         Args:
             fingerprints: ``n`` checkpoints.
+            z: ``(n, latent)`` where :meth:`encode` places them.
             hyperparameters: as :meth:`encode` is given them.
 
         Returns:
             ``(n,)`` whether trees that look at hyperparameters had none to look at, of weights that are new.
         """
         known = [None] * len(fingerprints) if hyperparameters is None else hyperparameters
-        new = np.array([weights_digest(f) not in self.memory.place for f in fingerprints], dtype=bool)
-        return new & self.lacks_hyperparameters(known)
+        found = self.lacks_hyperparameters(known)
+        if found.any():
+            found &= self._known(fingerprints, z[:, : self.network.shape.latent].float()) < 0
+        return found
 
     @property
     def sees_hyperparameters(self) -> bool:
@@ -431,7 +437,7 @@ class Surrogate:
             level: coverage of the intervals, in (0, 1); calibrated on held-out runs.
             unseen: ``(n,)`` points that are checkpoints of an unseen architecture, for which :meth:`refusal` is None:
                 their intervals are calibrated on held-out architectures and are never narrower; default: none.
-            weights_alone: ``(n,)`` points that are checkpoints whose hyperparameters nobody knows
+            weights_alone: ``(n,)`` points that are checkpoints of unknown hyperparameters
                 (:meth:`weights_alone`): their intervals are calibrated on runs held out as if theirs were unknown;
                 default: none.
 

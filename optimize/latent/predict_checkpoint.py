@@ -64,7 +64,7 @@ def assess(
         embeddings: anchor embeddings of the checkpoints, each (anchors, dim) or None, for a map with probes.
         hyperparameters: of the checkpoints' runs, each with the epoch
             (:func:`epsopt.surrogate.hyperparameter_table.with_epoch`) or None; where they are not known, intervals are
-            as wide as held-out runs ask for whose hyperparameters nobody knew.
+            as wide as held-out runs of unknown hyperparameters ask for.
         level: coverage of the intervals.
 
     Returns:
@@ -78,7 +78,7 @@ def assess(
     region = trust_region(learned, np.array([c.run_id for c in of_learned]))
     z = surrogate.encode(fingerprints, stack_embeddings(embeddings or (), surrogate), hyperparameters)
     unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
-    alone = surrogate.weights_alone(fingerprints, hyperparameters)
+    alone = surrogate.weights_alone(fingerprints, z, hyperparameters)
     prediction = surrogate.predict(z, level, unseen, alone)
     names = surrogate.metric_names
     out = []
