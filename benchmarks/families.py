@@ -214,10 +214,8 @@ def _processor_seconds() -> float:
 
 def table(version: int) -> None:
     """Print all families of which results are kept."""
-    print("mean absolute error on held-out runs, mean of the splits; weights: the map's where")
-    print(
-        "runs' configuration is unknown; ratio: its error to the best of median, statistics + LightGBM, hyperparameters;"
-    )
+    print("mean absolute error on held-out runs, mean of the splits; weights: the map's where runs' configurations are")
+    print("unknown; ratio: the map's to the best of median, statistics + LightGBM, hyperparameters + epoch;")
     print("beside it: the map's to LightGBM on statistics, hyperparameters and epoch together")
     print("intervals: share of held-out checkpoints inside at a level of 90 %, the same in the worst tenth of runs,")
     print("mean width as a share of the interval around the median that covers 90 % of these very measurements")
