@@ -319,7 +319,7 @@ class Surrogate:
 
         Args:
             fingerprints: ``n`` checkpoints.
-            z: ``(n, latent)`` where :meth:`encode` places them.
+            z: ``(n, latent)``, finite: where :meth:`encode` places them.
             hyperparameters: as :meth:`encode` is given them.
 
         Returns:
