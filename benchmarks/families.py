@@ -14,7 +14,7 @@ The split, stated before anything was run: whatever is chosen (constants, grids,
 REPORTED families are measured with what was chosen there. The policies (ppo) came later, when all was chosen; they need
 `pip install stable-baselines3`, which is not part of the development environment. Later still came six further kinds of
 networks (other_families.py), three of which may serve to choose and three of which are only reported; that was stated
-before they were made.
+before they were made. Last came two deep networks (deep_families.py), one of each sort.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import deep_families
 import family_trainers as trainers
 import numpy as np
 import other_families
@@ -79,11 +80,15 @@ FURTHER_REPORTED: dict[str, Family] = {
     "gnn": (other_families.gnn, None, 24),
     "implicit": (other_families.implicit, None, 24),
 }
+DEEP_DEVELOPMENT: dict[str, Family] = {"deep-llama": (deep_families.deep_llama, deep_families.deep_llama_base, 20)}
+DEEP_REPORTED: dict[str, Family] = {"deep-encoder": (deep_families.deep_encoder, None, 24)}
 GROUPS: dict[str, Mapping[str, Family | None]] = {
     "development": DEVELOPMENT,
     "reported": REPORTED,
     "further kinds, development": FURTHER_DEVELOPMENT,
     "further kinds, reported": FURTHER_REPORTED,
+    "deep networks, development": DEEP_DEVELOPMENT,
+    "deep networks, reported": DEEP_REPORTED,
 }
 FAMILIES: dict[str, Family | None] = {name: family for group in GROUPS.values() for name, family in group.items()}
 

@@ -74,7 +74,7 @@ def mlp_base(home: Path) -> None:
         rows = torch.from_numpy(rng.integers(0, len(x), 64))
         return nn.functional.cross_entropy(model(x[rows].flatten(1)), y[rows])
 
-    for _ in _steps(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-4}, loss, 1, 300):
+    for _ in steps_of(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-4}, loss, 1, 300):
         pass
     torch.save(model.state_dict(), home / "base.pt")
 
@@ -188,7 +188,7 @@ def ternary_base(home: Path) -> None:
         left = rng.integers(0, N_OPERATIONS, 512)
         return _right_trits(model(operations()[left])[1], left)
 
-    for _ in _steps(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0}, loss, 1, 1200):
+    for _ in steps_of(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0}, loss, 1, 1200):
         pass
     torch.save(model.state_dict(), home / "base.pt")
 
@@ -231,12 +231,12 @@ def llama(folder: Path, rng: Rng, home: Path) -> None:
     """A Llama-shaped language model goes on from one base with a blend of two languages. Hugging Face's Trainer."""
     from transformers import LlamaForCausalLM
 
-    _train_language(folder, rng, LlamaForCausalLM.from_pretrained(home / "base"), (1e-4, 3e-2))
+    train_language(folder, rng, LlamaForCausalLM.from_pretrained(home / "base"), (1e-4, 3e-2))
 
 
 def gpt2(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """A GPT-2, whose projections are fused Conv1D, learns two languages from scratch. Hugging Face's Trainer."""
-    _train_language(folder, rng, small_gpt2(), (3e-4, 3e-2))
+    train_language(folder, rng, small_gpt2(), (3e-4, 3e-2))
 
 
 def small_gpt2() -> Any:
@@ -378,7 +378,7 @@ def lora(folder: Path, rng: Rng, home: Path) -> None:
         target_modules=["q_proj", "v_proj", "down_proj"],
     )  # fmt: skip
     base = LlamaForCausalLM.from_pretrained(home / "base")
-    _train_language(folder, rng, get_peft_model(base, adapter), (5e-4, 5e-2))
+    train_language(folder, rng, get_peft_model(base, adapter), (5e-4, 5e-2))
 
 
 def llama_base(home: Path) -> None:
@@ -390,7 +390,7 @@ def llama_base(home: Path) -> None:
         rows = sentences(0)[rng.integers(0, 768, 32)]
         return model(input_ids=rows, labels=rows).loss  # type: ignore[no-any-return]
 
-    for _ in _steps(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0}, loss, 1, 300):
+    for _ in steps_of(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0}, loss, 1, 300):
         pass
     model.save_pretrained(home / "base")
 
@@ -412,7 +412,8 @@ def judge_languages(model: nn.Module) -> dict[str, float]:
     return {f"eval_{name}_loss": float(model(input_ids=rows, labels=rows).loss) for name, rows in judged.items()}
 
 
-def _train_language(folder: Path, rng: Rng, model: Any, rates: tuple[float, float]) -> None:
+def train_language(folder: Path, rng: Rng, model: Any, rates: tuple[float, float]) -> None:
+    """Teach a language model a blend of two languages, with a learning rate between two. Hugging Face's Trainer."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
     from transformers.utils import logging
 
@@ -478,7 +479,7 @@ def _optimizer(model: nn.Module, config: Mapping[str, Any]) -> torch.optim.Optim
     return kind[config["optimizer"]](trained, lr=config["lr"], weight_decay=config["weight_decay"])  # type: ignore[no-any-return]
 
 
-def _steps(
+def steps_of(
     model: nn.Module, config: Mapping[str, Any], loss: Callable[[], Tensor], epochs: int, steps: int
 ) -> Any:  # yields the number of each epoch when it is done
     optimizer = _optimizer(model, config)
@@ -499,7 +500,7 @@ def train_plain(
 ) -> None:  # fmt: skip
     """Train in plain PyTorch, and save weights, metrics and configuration every epoch."""
     folder.mkdir(parents=True, exist_ok=True)
-    for epoch in _steps(model, config, loss, epochs, steps):
+    for epoch in steps_of(model, config, loss, epochs, steps):
         content = {"model_state_dict": model.state_dict(), "metrics": judge(), "config": config, "epoch": epoch}
         torch.save(content, folder / f"epoch_{epoch:03d}.pt")
 

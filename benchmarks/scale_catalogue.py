@@ -128,7 +128,9 @@ class Maker:
             features += np.float32(_VARIED) * self._spread * noise
             sketch = mixed(real.sketches)
             sketch = sketch + 0.01 * np.abs(sketch).mean() * rng.standard_normal(len(sketch), dtype=np.float32)
-            kept = Fingerprint(self.names, self.shapes, features, sketch.astype(np.float32), self.n_parameters)
+            kept = Fingerprint.of_tensors(
+                self.names, self.shapes, features, sketch.astype(np.float32), self.n_parameters
+            )
             measured = mixed(real.metrics) + 0.02 * real.metrics.std(axis=(0, 1)) * rng.standard_normal(
                 len(real.metric_names)
             )

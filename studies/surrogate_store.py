@@ -15,10 +15,11 @@ from epsopt.studies.map_index import KINDS, digest
 from epsopt.studies.training_data import MeasuredZoo, measured_contents, measured_zoo
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import enough_runs, fit, fit_key
+from epsopt.surrogate.map_format import OtherVersion
 from epsopt.surrogate.placement import place_on_map
 from epsopt.surrogate.ranges import guess_range, n_outside, named_ranges, range_text
 from epsopt.surrogate.refinement import GROWTH, Refinement, condition_on_observations, refinable, refine
-from epsopt.surrogate.surrogate import OtherVersion, Surrogate
+from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.training import TrainingConfig
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue.catalogue import Catalogue

@@ -18,21 +18,15 @@ from numpy.typing import NDArray
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.hyperparameter_table import hyperparameters_digest, with_epoch
 from epsopt.surrogate.surrogate import Surrogate
-from epsopt.surrogate.thinning import MOST_BLOCKS, MOST_CHECKPOINTS, evenly_spaced, learned_rows
+from epsopt.surrogate.thinning import MOST_CHECKPOINTS, learned_rows
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.ingestion.unusable_embeddings import embedded, unusable, usual_shape
 
-SAMPLED = 16
-"""Fingerprints that tell how many blocks a checkpoint has."""
-FEWEST = 200
-"""Checkpoints that are learned from at least, however many blocks they have."""
 BATCH = 256
-"""Checkpoints that are read together, at most, to be placed on a map."""
-
-_BATCH_BLOCKS = 8192  # of these: 45 MB of fingerprints
+"""Checkpoints that are read together, at most, to be placed on a map: 60 MB of fingerprints."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +38,12 @@ class MeasuredZoo:
         checkpoints: ``n`` of them, in the catalogue's order.
         metric_names: ``m`` names.
         metrics: ``(n, m)`` float64; NaN where not measured.
-        blocks: of a typical checkpoint; 0 where there are so few that it does not matter.
     """
 
     catalogue: Catalogue
     checkpoints: tuple[Checkpoint, ...]
     metric_names: tuple[str, ...]
     metrics: NDArray[np.float64]
-    blocks: float
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -67,14 +59,9 @@ class MeasuredZoo:
         return len(np.unique(self.runs))
 
     @property
-    def most(self) -> int:
-        """How many checkpoints a map is learned from at most: their fingerprints fit into memory together."""
-        return min(MOST_CHECKPOINTS, max(int(MOST_BLOCKS / max(self.blocks, 1.0)), FEWEST))
-
-    @property
     def is_large(self) -> bool:
         """Whether there are more checkpoints than a map is learned from."""
-        return len(self) > self.most
+        return len(self) > MOST_CHECKPOINTS
 
     @property
     def _hyperparameters_digest(self) -> bytes:
@@ -90,7 +77,7 @@ class MeasuredZoo:
             self.metric_names,
             sorted({c.signature for c in self.checkpoints}),
         ]
-        content = hashlib.sha256(json.dumps([self.most, *about]).encode())
+        content = hashlib.sha256(json.dumps([MOST_CHECKPOINTS, *about]).encode())
         lineages = np.array([c.lineage_id for c in self.checkpoints])
         for array in (*(np.unique(ids, return_inverse=True)[1] for ids in (self.runs, lineages)), self.metrics):
             content.update(np.ascontiguousarray(array).tobytes())
@@ -106,12 +93,12 @@ class MeasuredZoo:
         if not self.is_large:
             return np.arange(len(self))
         if old is None:
-            return learned_rows(self.runs, self.metrics, self.most)
+            return learned_rows(self.runs, self.metrics, MOST_CHECKPOINTS)
         place = {c.sha256: i for i, c in enumerate(self.checkpoints)}
         kept = [place[key] for key in old.memory.learned_only.keys if key in place]
         known = set(old.memory.keys)
         new = np.array([i for key, i in place.items() if key not in known], dtype=np.int64)
-        some = new[learned_rows(self.runs[new], self.metrics[new], self.most // 2)]
+        some = new[learned_rows(self.runs[new], self.metrics[new], MOST_CHECKPOINTS // 2)]
         return np.sort(np.concatenate([np.array(kept, dtype=np.int64), some]))
 
     def training_set(self, rows: NDArray[np.int64]) -> tuple[TrainingSet, tuple[str, ...]]:
@@ -123,9 +110,8 @@ class MeasuredZoo:
 
     def batches(self, rows: NDArray[np.int64]) -> Iterator[TrainingSet]:
         """Read some checkpoints a batch at a time; those with NaN weights are left out."""
-        size = max(min(BATCH, int(_BATCH_BLOCKS / max(self.blocks, 1.0))), 1)
-        for start in range(0, len(rows), size):
-            part = self.training_set(rows[start : start + size])[0]
+        for start in range(0, len(rows), BATCH):
+            part = self.training_set(rows[start : start + BATCH])[0]
             sound = [i for i, f in enumerate(part.fingerprints) if not f.nan_weights]
             if sound:
                 yield part if len(sound) == len(part) else part.take(sound)
@@ -147,10 +133,7 @@ def measured_zoo(catalogue: Catalogue, metric_names: Sequence[str] | None = None
             "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
         )
     names = tuple(catalogue.metric_names() if metric_names is None else metric_names)
-    sampled = evenly_spaced(len(checkpoints), SAMPLED) if len(checkpoints) > FEWEST else np.arange(0)
-    some = catalogue.fingerprints([checkpoints[i].id for i in sampled.tolist()])
-    blocks = float(np.mean([len(f.names) for f in some])) if some else 0.0
-    return MeasuredZoo(catalogue, tuple(checkpoints), names, _table(checkpoints, names), blocks)
+    return MeasuredZoo(catalogue, tuple(checkpoints), names, _table(checkpoints, names))
 
 
 def measured_contents(catalogue: Catalogue) -> list[Checkpoint]:

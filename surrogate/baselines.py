@@ -36,7 +36,7 @@ def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0)
     Returns:
         ``(len(test), metrics)``; a metric measured on fewer than ten training checkpoints gets its median.
     """
-    names = sorted({name for f in train.fingerprints for name in f.names})
+    names = sorted({name for f in train.fingerprints for name in f.kept.names})
     x_train, x_test = (feature_table(part.fingerprints, names, UNTERTHINER) for part in (train, test))
     out = median_baseline(train, test)
     for j in range(len(train.metric_names)):
@@ -113,22 +113,24 @@ def random_forest(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> 
 def feature_table(
     fingerprints: Sequence[Fingerprint], names: Sequence[str], columns: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Lay feature columns of named tensors side by side, one row a checkpoint.
+    """Lay feature columns of named rows of fingerprints side by side, one row a checkpoint.
 
     Args:
         fingerprints: ``n`` checkpoints.
-        names: tensors; those that are not among them are left out.
-        columns: which of a tensor's features.
+        names: of rows (:attr:`epsopt.zoo.fingerprints.kept_rows.KeptRows.names`); others are left out.
+        columns: which of a row's features.
 
     Returns:
         ``(n, len(names) * len(columns))``; NaN, which LightGBM takes as missing, for tensors that a checkpoint lacks.
     """
     place = {name: i for i, name in enumerate(names)}
     table = np.full((len(fingerprints), len(names), len(columns)), np.nan)
+    statistics_alone = max(columns) < SECTIONS["PRODUCT"].start
     for i, fingerprint in enumerate(fingerprints):
-        for row, name in enumerate(fingerprint.names):
+        features = fingerprint.statistics if statistics_alone else fingerprint.features
+        for row, name in enumerate(fingerprint.kept.names):
             if name in place:
-                table[i, place[name]] = fingerprint.features[row, columns]
+                table[i, place[name]] = features[row, columns]
     return table.reshape(len(fingerprints), -1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from epsopt.zoo.errors import CatalogueError
+
 FORMAT = 7
 WITHOUT_TREES = 4
 """The format before trees had a say: such a map answers as it did."""
@@ -9,3 +11,7 @@ WITHOUT_HYPERPARAMETERS = frozenset({5, 6})
 """Formats before trees looked at hyperparameters; such a map does not, and answers as it did."""
 READABLE = frozenset({FORMAT, WITHOUT_TREES}) | WITHOUT_HYPERPARAMETERS
 """Formats of maps that this version opens."""
+
+
+class OtherVersion(CatalogueError):  # noqa: N818 - it says what was found
+    """A map that another version of epsopt wrote."""

@@ -26,7 +26,6 @@ from epsopt.surrogate.surrogate import EncodedCheckpoints, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples, scaled_by
 from epsopt.surrogate.training import TrainingConfig, train_network
 from epsopt.surrogate.validation import MetricValidation, Validation, constant_width, share_inside, worst_tenth
-from epsopt.surrogate.views import kinds_of
 from epsopt.zoo.errors import UsageError
 
 STEPS = 80
@@ -78,7 +77,7 @@ def refinable(old: Surrogate, train: TrainingSet) -> str | None:
     if not same.all():
         return "metrics of its checkpoints have changed"
     kinds = set(old.tokenizer.kinds)
-    if any(not kinds.intersection(kinds_of(f)) for key, f in zip(train.keys, train.fingerprints, strict=True)
+    if any(not kinds.intersection(f.kinds) for key, f in zip(train.keys, train.fingerprints, strict=True)
            if key not in known):  # fmt: skip
         return "there are checkpoints of another architecture"
     embedded = train.embeddings is not None and bool(np.isfinite(train.embeddings).any())
@@ -113,7 +112,7 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
     measured = np.asarray(np.isfinite(scaled).any(axis=1))
     rows = [
         i for i, (key, fingerprint) in enumerate(zip(train.keys, train.fingerprints, strict=True))
-        if key not in known and measured[i] and kinds.intersection(kinds_of(fingerprint))
+        if key not in known and measured[i] and kinds.intersection(fingerprint.kinds)
     ]  # fmt: skip
     if not rows:
         return old

@@ -161,11 +161,11 @@ class _Statistics:
         """Lay out those of ``n`` checkpoints."""
         known = [None] * len(fingerprints) if hyperparameters is None else hyperparameters
         columns = HyperparameterTable.of(known, runs)
-        names = tuple(sorted({name for f in fingerprints for name in f.names}))
+        names = tuple(sorted({name for f in fingerprints for name in f.kept.names}))
         place = {name: i for i, name in enumerate(names)}
         there = np.zeros((len(fingerprints), len(names)), dtype=bool)
         for i, fingerprint in enumerate(fingerprints):
-            there[i, [place[name] for name in fingerprint.names]] = True
+            there[i, [place[name] for name in fingerprint.kept.names]] = True
         values = feature_table(fingerprints, names, UNTERTHINER).reshape(*there.shape, len(UNTERTHINER))
         seen = np.zeros((len(runs), 0)) if answers is None else answers
         described = columns.tells(known)

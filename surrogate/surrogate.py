@@ -21,27 +21,24 @@ from torch import Tensor
 from epsopt.surrogate.hyperparameter_table import Hyperparameters, HyperparameterTable
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
-from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES
+from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES, OtherVersion
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
 from epsopt.surrogate.statistics_trees import StatisticsTrees, weights_digest
 from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
-from epsopt.zoo.errors import CatalogueError, UsageError
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.fingerprints.formats import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints.formats import READABLE as FINGERPRINT_FORMATS
+from epsopt.zoo.fingerprints.formats import UNBOUNDED, WITHOUT_FOLLOWED
 from epsopt.zoo.formatting import count
 
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 _SAME = 1e-4
 """Distance of z, in the spread of all that is known, below which weights are the same but for rounding."""
 _AT_A_TIME = 512  # rows of z that are compared with all that is known
-
-
-class OtherVersion(CatalogueError):  # noqa: N818 - it says what was found
-    """A map that another version of epsopt wrote."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -600,13 +597,14 @@ class Surrogate:
                 tensors[f"plane.{name}"] = torch.from_numpy(np.ascontiguousarray(part))
         meta = {
             "format": FORMAT if self.trees is not None else WITHOUT_TREES,
-            "fingerprint_format": FINGERPRINT_FORMAT,
+            "fingerprint_format": FINGERPRINT_FORMAT if self.tokenizer.of_bounded else UNBOUNDED,
             "trained_on": self.trained_on,
             "metrics": list(self.metric_names),
             "transforms": [_transform_json(t) for t in self.transforms],
             "settings": [asdict(s) for s in self.settings],
             "shape": self.network.shape.to_json(),
             "kinds": list(self.tokenizer.kinds),
+            "answering": list(self.tokenizer.answering),
             "views": [view.name for view in self.tokenizer.views],
             "keys": list(self.memory.keys),
             "architectures": sorted(self.architectures),
@@ -672,7 +670,12 @@ class Surrogate:
                 )
                 for t in meta["transforms"]
             ),
-            tokenizer=FeatureEncoder(tuple(meta["kinds"]), views),
+            tokenizer=FeatureEncoder(
+                tuple(meta["kinds"]),
+                tuple(meta.get("answering", meta["kinds"])),
+                views,
+                of_bounded=meta["fingerprint_format"] not in {UNBOUNDED, WITHOUT_FOLLOWED},
+            ),
             network=network,
             memory=EncodedCheckpoints(
                 keys=tuple(meta["keys"]), weights=tuple(meta.get("weights", ())), learned=meta.get("learned"), **memory

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 MOST_CHECKPOINTS = 4000
-"""Checkpoints that a map is learned from; the others are placed on it. Its Gaussian processes hold 800 of them."""
-MOST_BLOCKS = 300_000
-"""Blocks (tensors) of them all together: their fingerprints are in memory at once, 5.5 KB a block."""
+"""Checkpoints that a map is learned from; the others are placed on it. Its Gaussian processes hold 800 of them.
+
+Their fingerprints are in memory at once: a quarter of a megabyte each at most, mostly far less.
+"""
 
 _DIRECTIONS = 16  # weighted sums of metrics along which the outermost checkpoints are chosen
 

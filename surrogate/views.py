@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from epsopt.surrogate.map_format import OtherVersion
 from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
 
@@ -34,6 +35,11 @@ _TOGETHER = 256  # checkpoints that are looked at together
 _SHARE_OF_RUNS = 0.2  # a kind of block that fewer runs have gets no view of its own
 _PAIRED_ANCHORS = 128  # anchors whose distances are looked at
 _STATISTICS = ("VALUES", "DELTA", "PRODUCT")
+# Where the last two sections lie in a fingerprint's maps.
+_PRODUCT, _RESPONSE = (
+    slice(s.start - SECTIONS["PRODUCT"].start, s.stop - SECTIONS["PRODUCT"].start)
+    for s in (SECTIONS["PRODUCT"], SECTIONS["RESPONSE"])
+)
 
 Floats = NDArray[np.float32]
 Embeddings = NDArray[np.float32]
@@ -62,11 +68,16 @@ class FeatureEncoder:
 
     Attributes:
         kinds: blocks (name and shape) that a good share of the runs has.
+        answering: those of them of which fingerprints keep a product and answers.
         views: in the order of the tokens.
+        of_bounded: whether it was learned from fingerprints as they are kept now; earlier ones kept more of networks
+            with many tensors.
     """
 
     kinds: tuple[str, ...]
+    answering: tuple[str, ...]
     views: tuple[View, ...]
+    of_bounded: bool = True
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -90,11 +101,19 @@ class FeatureEncoder:
         Args:
             fingerprints: ``n`` fingerprints.
             embeddings: ``(n, anchors, dim)`` with NaN where there is none; used only if :attr:`probes`.
+
+        Raises:
+            OtherVersion: it was learned from more than fingerprints of such a network keep.
         """
+        if not self.of_bounded and any(f.kept.is_bounded for f in fingerprints):
+            raise OtherVersion(
+                "the fitted map was written by another version of epsopt, which kept more of networks with many "
+                "tensors: run 'epsopt fit' again"
+            )
         out = np.zeros((len(fingerprints), self.slices[-1].stop), dtype=np.float32)
         for start in range(0, len(fingerprints), _TOGETHER):
             part = slice(start, start + _TOGETHER)
-            raw = _Raw(self.kinds, fingerprints[part], None if embeddings is None else embeddings[part])
+            raw = _Raw(self.kinds, self.answering, fingerprints[part], None if embeddings is None else embeddings[part])
             for view, place in zip(self.views, self.slices, strict=True):
                 out[part, place] = _standardise(raw.table(view.name), view.mean, view.scale) @ view.basis
         return torch.from_numpy(out)
@@ -112,12 +131,16 @@ def fit_tokenizer(
     """
     seen: dict[str, set[int]] = {}
     for fingerprint, run in zip(fingerprints, runs.tolist(), strict=True):
-        for kind in kinds_of(fingerprint):
+        for kind in fingerprint.kinds:
             seen.setdefault(kind, set()).add(run)
     needed = _SHARE_OF_RUNS * len(np.unique(runs))
     kinds = tuple(kind for kind, where in seen.items() if len(where) >= needed)
     rows = evenly_spaced(len(fingerprints), _ROWS, np.floor)
-    raw = _Raw(kinds, [fingerprints[i] for i in rows.tolist()], None if embeddings is None else embeddings[rows])
+    answered = {f.kinds[row] for f in fingerprints for row in f.answering}
+    answering = tuple(kind for kind in kinds if kind in answered)
+    raw = _Raw(
+        kinds, answering, [fingerprints[i] for i in rows.tolist()], None if embeddings is None else embeddings[rows]
+    )
     views = [
         view
         for name in raw.names(mixed=len(kinds) < len(seen))
@@ -127,28 +150,27 @@ def fit_tokenizer(
         columns = raw.table("blocks").shape[1]
         nothing = np.zeros(columns, dtype=np.float32)
         views = [View("blocks", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
-    return FeatureEncoder(kinds, tuple(views))
+    return FeatureEncoder(kinds, answering, tuple(views))
 
 
 def memory_of_fit(fingerprints: Sequence[Fingerprint]) -> int:
     """Return about how many bytes :func:`fit_tokenizer` needs beside these: a few copies of the widest view."""
-    blocks = max((len(f.names) for f in fingerprints), default=0)
-    widest: int = SECTIONS["PRODUCT"].stop - SECTIONS["PRODUCT"].start
-    return 4 * blocks * widest * min(len(fingerprints), _ROWS) * _COPIES
-
-
-def kinds_of(fingerprint: Fingerprint) -> list[str]:
-    """Name and shape of each block."""
-    return [
-        f"{name}:{'x'.join(map(str, shape))}" for name, shape in zip(fingerprint.names, fingerprint.shapes, strict=True)
-    ]
+    rows = max((len(f.maps) for f in fingerprints), default=0)
+    blocks = max((len(f.statistics) for f in fingerprints), default=0)
+    delta = SECTIONS["DELTA"].stop - SECTIONS["DELTA"].start
+    widest = max(rows * (_PRODUCT.stop - _PRODUCT.start), blocks * delta)
+    return 4 * widest * min(len(fingerprints), _ROWS) * _COPIES
 
 
 class _Raw:
     """The views' tables before any standardisation; rows of NaN where a checkpoint lacks what a view looks at."""
 
     def __init__(
-        self, kinds: Sequence[str], fingerprints: Sequence[Fingerprint], embeddings: Embeddings | None
+        self,
+        kinds: Sequence[str],
+        answering: Sequence[str],
+        fingerprints: Sequence[Fingerprint],
+        embeddings: Embeddings | None,
     ) -> None:
         self._kinds = tuple(kinds)
         self._fingerprints = fingerprints
@@ -156,12 +178,18 @@ class _Raw:
         self._index = {kind: k for k, kind in enumerate(self._kinds)}
         # Of each checkpoint, by kind, which of its blocks is of it.
         self._found = [
-            {self._index[kind]: i for i, kind in enumerate(kinds_of(f)) if kind in self._index} for f in fingerprints
+            {self._index[kind]: i for i, kind in enumerate(f.kinds) if kind in self._index} for f in fingerprints
+        ]
+        # The same of kinds that answer, and which row of the maps is of it.
+        self._answering = {kind: k for k, kind in enumerate(answering)}
+        self._answered = [
+            {self._answering[f.kinds[row]]: i for i, row in enumerate(f.answering) if f.kinds[row] in self._answering}
+            for f in fingerprints
         ]
 
     def names(self, *, mixed: bool) -> Iterable[str]:
         """All views that these checkpoints could have; `mixed`: architectures differ."""
-        yield from (f"answers {kind}" for kind in self._kinds)
+        yield from (f"answers {kind}" for kind in self._answering)
         if self._kinds:
             yield from (section.lower() for section in _STATISTICS)
         if mixed:
@@ -175,28 +203,30 @@ class _Raw:
     def table(self, name: str) -> Floats:
         """(n, columns) of one view."""
         if name.startswith("answers "):
-            return self._answers(self._index[name.removeprefix("answers ")])
+            return self._answers(self._answering[name.removeprefix("answers ")])
         if name.startswith("probes "):
             return self._probes(name.removeprefix("probes "))
         if name.upper() in _STATISTICS:
-            return self._statistics(SECTIONS[name.upper()])
+            return self._statistics(name)
         return np.stack([_of_any(name, f) for f in self._fingerprints])
 
     def _answers(self, kind: int) -> Floats:
-        section = SECTIONS["RESPONSE"]
-        table = np.full((len(self._fingerprints), section.stop - section.start), np.nan, dtype=np.float32)
-        for row, (fingerprint, found) in enumerate(zip(self._fingerprints, self._found, strict=True)):
+        table = np.full((len(self._fingerprints), _RESPONSE.stop - _RESPONSE.start), np.nan, dtype=np.float32)
+        for row, (fingerprint, found) in enumerate(zip(self._fingerprints, self._answered, strict=True)):
             if kind in found:
-                table[row] = fingerprint.features[found[kind], section]
+                table[row] = fingerprint.maps[found[kind], _RESPONSE]
         return table
 
-    def _statistics(self, section: slice) -> Floats:
+    def _statistics(self, name: str) -> Floats:
         # One view at a time: all columns of all blocks together would take as much memory as the fingerprints.
-        shape = (len(self._fingerprints), len(self._kinds), section.stop - section.start)
+        kinds, places = (self._answering, self._answered) if name == "product" else (self._index, self._found)
+        columns = _PRODUCT if name == "product" else SECTIONS[name.upper()]
+        shape = (len(self._fingerprints), len(kinds), columns.stop - columns.start)
         table = np.full(shape, np.nan, dtype=np.float32)
-        for row, (fingerprint, found) in enumerate(zip(self._fingerprints, self._found, strict=True)):
+        for row, (fingerprint, found) in enumerate(zip(self._fingerprints, places, strict=True)):
             if found:
-                table[row, list(found)] = fingerprint.features[list(found.values()), section]
+                values = fingerprint.maps if name == "product" else fingerprint.statistics
+                table[row, list(found)] = values[list(found.values()), columns]
         return table.reshape(len(self._fingerprints), -1)
 
     def _probes(self, name: str) -> Floats:
@@ -225,19 +255,19 @@ class _Raw:
 
 def _of_any(name: str, fingerprint: Fingerprint) -> Floats:
     """A view that checkpoints of every architecture have."""
-    features = fingerprint.features
-    if len(features) == 0:
+    own = fingerprint.statistics
+    if len(own) == 0:
         return np.full(_WIDTHS[name], np.nan, dtype=np.float32)
-    answers = features[:, SECTIONS["RESPONSE"]]
-    matrices = np.flatnonzero(features[:, SECTIONS["SHAPE"]][:, 1] > 1)
+    matrices = np.flatnonzero(own[:, SECTIONS["SHAPE"]][:, 1] > 1)
     if name == "last answers":
+        answers = fingerprint.maps[:, _RESPONSE].astype(np.float32)
         speaking = np.flatnonzero(np.abs(answers).max(axis=1) > 0)
         return np.asarray(answers[speaking[-1]] if len(speaking) else np.zeros(answers.shape[1]), dtype=np.float32)
-    own = np.concatenate([features[:, SECTIONS[k]] for k in ("SHAPE", "VALUES", "DELTA")], axis=1)
     if name in {"first values", "last values"}:
         return np.asarray(own[matrices[0 if name == "first values" else -1]] if len(matrices) else own[0])
     if name == "sizes":
-        return np.array([len(features), len(matrices), np.log1p(fingerprint.n_parameters)], dtype=np.float32)
+        sizes = [len(fingerprint.names), len(matrices), np.log1p(fingerprint.n_parameters)]
+        return np.array(sizes, dtype=np.float32)
     weights = own[matrices] if len(matrices) else own
     summary = [weights.mean(axis=0), weights.std(axis=0), weights.min(axis=0), weights.max(axis=0)]
     return np.concatenate([*summary, own.mean(axis=0)]).astype(np.float32)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from epsopt.studies import surrogate_store
-from epsopt.surrogate.surrogate import OtherVersion
+from epsopt.surrogate.map_format import OtherVersion
 from epsopt.zoo import Catalogue
 
 from .conftest import QUICK, Project, check

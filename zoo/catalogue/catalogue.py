@@ -199,6 +199,9 @@ class Catalogue:
         self._names = None if state is None else (state, self._measured_names(found))
         below = None if within is None else (str(within), f"{within}/")
         out, steps = [], {}
+        of_runs = {
+            i: under_new_names(values, self.rename_hyperparameters) for i, values in found.hyperparameters.items()
+        }
         for c in found.checkpoints:
             row, run = c.row, found.runs[c.run_id]
             steps[row.id] = -1 if row.step is None else row.step
@@ -215,12 +218,12 @@ class Catalogue:
                     sha256=row.sha256,
                     epoch=c.epoch,
                     metrics=self.renamed(c.metrics),
-                    hyperparameters=under_new_names(found.hyperparameters[run.id], self.rename_hyperparameters),
+                    hyperparameters=of_runs[run.id],
                     signature=row.signature,
                     lineage_id=row.lineage_id,
                     n_parameters=row.n_parameters,
                     layout=row.layout or "plain",
-                    aliases=tuple(path for path in c.paths if path != row.path),
+                    aliases=() if c.paths == [row.path] else tuple(path for path in c.paths if path != row.path),
                 )
             )
         # Sorted here: databases collate text differently.

@@ -118,21 +118,23 @@ def listing(connection: Connection) -> Listing:
     parts = found.parts
     side_metrics = _side_file_metrics(connection)
     members: dict[int, list[Any]] = {}
-    for file in connection.execute(select(files.c.checkpoint_id, files.c.path, files.c.sha256).order_by(files.c.path)):
+    held = select(files.c.checkpoint_id, files.c.path, files.c.sha256).order_by(files.c.path)
+    for file in connection.execute(held).all():
         members.setdefault(file[0], []).append(file)
     listed: dict[int, Listed] = {}
     holding: dict[tuple[int, str], int] = {}
     joined = bool(side_metrics or parts)  # of most catalogues nothing is: that halves the time
-    for row in connection.execute(select(*(c for c in checkpoints.c if c is not checkpoints.c.hyperparameters))):
-        own = members.get(row.id, ())
-        metrics: Metrics = json.loads(row.metrics)
+    rows = connection.execute(select(*(c for c in checkpoints.c if c is not checkpoints.c.hyperparameters))).all()
+    measured: list[Metrics] = json.loads(f"[{','.join([row.metrics for row in rows])}]")  # at once: in half the time
+    for row, own_metrics in zip(rows, measured, strict=True):
+        own, metrics = members.get(row.id, ()), own_metrics
         if joined:
             from_side_files: Metrics = {}
             for sha256 in dict.fromkeys([*(m.sha256 for m in own if m.sha256 is not None), row.sha256]):
                 from_side_files.update(side_metrics.get((row.run_id, sha256), {}))
                 holding[row.run_id, sha256] = row.id
             metrics = known_metrics(row.layout, metrics, from_side_files)
-        listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m.path for m in own])
+        listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m[1] for m in own])
     for part, whole in parts.items():
         _join(part, whole, listed, holding, side_metrics)
     shown = [one for one in listed.values() if one.run_id not in parts]

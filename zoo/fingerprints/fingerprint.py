@@ -1,7 +1,8 @@
-"""Fingerprints: what is kept of a checkpoint's weights, a kilobyte or two a tensor whatever its size.
+"""Fingerprints: what is kept of a checkpoint's weights, a kilobyte or two a tensor and at most some 128 KB.
 
 A fingerprint is a table with one row per *block* (a floating-point tensor of the state dict) and a fixed number
-of columns, plus one linear sketch of the whole weight vector. The columns are, in this order:
+of columns, plus one linear sketch of the whole weight vector. Of a network with many tensors, several of one role share
+a row and a few modules alone keep the last two sections (``kept_rows.py``). The columns are, in this order:
 
 ``SHAPE``      log-sizes of the block;
 ``VALUES``     moments, quantiles, row and column norms and leading singular values of the block
@@ -27,6 +28,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.fingerprints.block_statistics import DELTA, LARGEST, STATISTICS, ScratchMemory, delta, statistics
 from epsopt.zoo.fingerprints.formats import DAMAGED, FORMAT, WITHOUT_FOLLOWED, damaged, header_of
+from epsopt.zoo.fingerprints.kept_rows import KeptRows, kept_rows
 from epsopt.zoo.fingerprints.large_matrix import LARGE, LargeMatrix
 from epsopt.zoo.fingerprints.sketch import SKETCH, sketch_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
@@ -56,7 +59,9 @@ for _name, _size in (
     _start += _size
 FEATURES = _start
 """Number of columns of :attr:`Fingerprint.features`."""
-_MAPS = slice(SECTIONS["PRODUCT"].start, FEATURES)  # kept in half precision: they are squashed, and many
+_N_STATISTICS = SECTIONS["PRODUCT"].start
+_MAPS = slice(_N_STATISTICS, FEATURES)  # kept in half precision: they are squashed, and many
+_N_MAPS = FEATURES - _N_STATISTICS
 
 Array = NDArray[np.float32]
 
@@ -69,9 +74,10 @@ class Fingerprint:
     """What is kept of one checkpoint's weights.
 
     Attributes:
-        names: tensor names, one per block, in state-dict order.
-        shapes: tensor shapes, one per block.
-        features: ``(blocks, FEATURES)`` float32, finite.
+        names: names of all tensors, in state-dict order.
+        shapes: their shapes.
+        statistics: ``(rows, 86)`` float32, finite: the sections ``SHAPE``, ``VALUES`` and ``DELTA``.
+        maps: ``(answering, 1280)`` float16, finite: ``PRODUCT`` and ``RESPONSE`` of the rows :attr:`answering`.
         sketch: ``(SKETCH,)`` float32; linear in the weights, so distances between checkpoints of one signature are
             distances between their sketches (a count sketch: Charikar et al. 2002), and the sketch of a weighted sum
             of checkpoints is the weighted sum of their sketches.
@@ -82,11 +88,65 @@ class Fingerprint:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    features: Array
+    statistics: Array
+    maps: NDArray[np.float16]
     sketch: Array
     n_parameters: int
     nan_weights: int = 0
     format: int = FORMAT
+
+    @classmethod
+    def of_tensors(
+        cls,
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, ...]],
+        features: Array,
+        sketch: Array,
+        n_parameters: int,
+        nan_weights: int = 0,
+        version: int = FORMAT,
+    ) -> Fingerprint:
+        """Keep what a fingerprint keeps of columns that are known of every tensor.
+
+        Args:
+            names: of the tensors.
+            shapes: of the tensors.
+            features: ``(tensors, FEATURES)`` finite.
+            sketch: ``(SKETCH,)`` finite.
+            n_parameters: as :attr:`n_parameters`.
+            nan_weights: as :attr:`nan_weights`.
+            version: as :attr:`format`.
+        """
+        kept = _kept(tuple(names), tuple(shapes))
+        statistics = np.asarray(features[:, :_N_STATISTICS], dtype=np.float32)
+        if len(kept.groups) < len(names):
+            # Averages over neighbours: every statistic of one role is a number of one kind.
+            statistics = np.stack([statistics[list(group)].mean(axis=0) for group in kept.groups])
+        maps = features[[kept.groups[row][-1] for row in kept.answering], _MAPS].astype(np.float16)
+        return cls(tuple(names), tuple(shapes), statistics, maps, sketch, n_parameters, nan_weights, version)
+
+    @property
+    def kept(self) -> KeptRows:
+        """Which rows there are, and which of them answer."""
+        return _kept(self.names, self.shapes)
+
+    @property
+    def answering(self) -> tuple[int, ...]:
+        """Rows that :attr:`maps` belong to."""
+        return self.kept.answering
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Name and shape of each row, ``layers.0.weight:32x16``; of several tensors the shape is the first one's."""
+        return _kinds(self.names, self.shapes)
+
+    @property
+    def features(self) -> Array:
+        """``(rows, FEATURES)`` all sections side by side, zero where a row keeps no product and no answers."""
+        table = np.zeros((len(self.statistics), FEATURES), dtype=np.float32)
+        table[:, :_N_STATISTICS] = self.statistics
+        table[list(self.answering), _MAPS] = self.maps
+        return table
 
     @property
     def refusal(self) -> str | None:
@@ -129,52 +189,84 @@ class Fingerprint:
         return frozenset(f"{_DIGITS.sub('#', name)} ({len(shape)})" for name, shape in pairs)
 
     def to_bytes(self) -> bytes:
-        """Return the fingerprint as bytes: a JSON header and compressed arrays; no pickle."""
+        """Return the fingerprint as bytes: JSON headers and compressed arrays; no pickle."""
+        named = json.dumps({"names": self.names, "shapes": self.shapes}, separators=(",", ":")).encode()
+        planes = self.statistics.astype("<f4").T.copy().view(np.uint8).reshape(-1, 4).T  # like bytes side by side
+        parts = [
+            zlib.compress(named),
+            zlib.compress(planes.tobytes()),
+            _compress(self.maps.astype("<f2").tobytes() + self.sketch.astype("<f4").tobytes()),
+        ]
         header = json.dumps(
             {
-                "format": self.format,
-                "names": self.names,
-                "shapes": self.shapes,
+                "format": FORMAT,
+                "columns": self.format,
                 "n_parameters": self.n_parameters,
+                "parts": [len(part) for part in parts],
                 **({"nan_weights": self.nan_weights} if self.nan_weights else {}),
             }
         ).encode()
-        statistics, maps = self.features[:, : _MAPS.start], self.features[:, _MAPS]
-        body = statistics.astype("<f4").tobytes() + maps.astype("<f2").tobytes() + self.sketch.astype("<f4").tobytes()
-        return struct.pack("<I", len(header)) + header + _compress(body)
+        return struct.pack("<I", len(header)) + header + b"".join(parts)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Fingerprint:
         """Read what :meth:`to_bytes` wrote.
 
         Args:
-            data: the bytes, of this format version.
+            data: the bytes, of this format version or of one before.
 
         Returns:
-            The fingerprint, equal to the one that was written.
+            The fingerprint, equal to the one that was written. Of an earlier format it is what is kept now.
 
         Raises:
             CatalogueError: the bytes are damaged or of another format version.
         """
-        header, start = header_of(data)
+        header, body = header_of(data)
         try:
-            body = zlib.decompress(data[start:])
-            names = tuple(header["names"])
-            n = len(names)
-            first, second = 4 * n * _MAPS.start, 4 * n * _MAPS.start + 2 * n * (FEATURES - _MAPS.start)
-            statistics = np.frombuffer(body[:first], dtype="<f4").reshape(n, _MAPS.start)
-            maps = np.frombuffer(body[first:second], dtype="<f2").reshape(n, FEATURES - _MAPS.start)
+            names, shapes = tuple(header["names"]), tuple(tuple(s) for s in header["shapes"])
+            n_parameters, nan_weights = int(header["n_parameters"]), int(header.get("nan_weights", 0))
+            if "parts" not in header:
+                features, sketch = _unbounded(zlib.decompress(body), len(names))
+                version = FORMAT if header["format"] > WITHOUT_FOLLOWED else WITHOUT_FOLLOWED
+                return cls.of_tensors(names, shapes, features, sketch, n_parameters, nan_weights, version)
+            kept, middle = _kept(names, shapes), header["parts"][1]
+            planes = np.frombuffer(zlib.decompress(body[:middle]), dtype=np.uint8).reshape(4, -1)
+            statistics = planes.T.copy().view("<f4").reshape(_N_STATISTICS, len(kept.groups)).T
+            rest = zlib.decompress(body[middle:])
+            end = 2 * len(kept.answering) * _N_MAPS
             return cls(
                 names=names,
-                shapes=tuple(tuple(s) for s in header["shapes"]),
-                features=np.concatenate([statistics, maps.astype(np.float32)], axis=1),
-                sketch=np.frombuffer(body[second:], dtype="<f4").reshape(SKETCH).astype(np.float32),
-                n_parameters=int(header["n_parameters"]),
-                nan_weights=int(header.get("nan_weights", 0)),
+                shapes=shapes,
+                statistics=np.ascontiguousarray(statistics, dtype=np.float32),
+                maps=np.frombuffer(rest[:end], dtype="<f2").reshape(-1, _N_MAPS).astype(np.float16),
+                sketch=np.frombuffer(rest[end:], dtype="<f4").reshape(SKETCH).astype(np.float32),
+                n_parameters=n_parameters,
+                nan_weights=nan_weights,
                 format=int(header["format"]),
             )
         except DAMAGED as error:
             raise damaged(error) from error
+
+
+def _unbounded(body: bytes, n: int) -> tuple[Array, Array]:
+    """Columns and sketch of a format that kept all of every tensor."""
+    first, second = 4 * n * _N_STATISTICS, 4 * n * _N_STATISTICS + 2 * n * _N_MAPS
+    statistics = np.frombuffer(body[:first], dtype="<f4").reshape(n, _N_STATISTICS)
+    maps = np.frombuffer(body[first:second], dtype="<f2").reshape(n, _N_MAPS)
+    features = np.concatenate([statistics, maps.astype(np.float32)], axis=1)
+    return features, np.frombuffer(body[second:], dtype="<f4").reshape(SKETCH).astype(np.float32)
+
+
+@lru_cache(maxsize=256)
+def _kept(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> KeptRows:
+    return kept_rows(names, tuple(map(len, shapes)))
+
+
+@lru_cache(maxsize=256)
+def _kinds(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
+    kept = _kept(names, shapes)
+    first = (shapes[group[0]] for group in kept.groups)
+    return tuple(f"{name}:{'x'.join(map(str, shape))}" for name, shape in zip(kept.names, first, strict=True))
 
 
 def fingerprint(
@@ -220,10 +312,9 @@ def fingerprint(
         if followed and tensor.ndim == 1 and not is_statistic(name):  # the answer with the bias replaces it
             rows[-1][SECTIONS["RESPONSE"]] = 0.0
         row = np.nan_to_num(row, posinf=1e6, neginf=-1e6)
-        row[_MAPS] = row[_MAPS].astype(np.float16)
         rows.append(row)
     features = np.stack(rows) if rows else np.zeros((0, FEATURES), dtype=np.float32)
-    return Fingerprint(tuple(names), tuple(shapes), features, sketch.astype(np.float32), n_parameters, nan_weights)
+    return Fingerprint.of_tensors(names, shapes, features, sketch.astype(np.float32), n_parameters, nan_weights)
 
 
 def _look(

@@ -9,19 +9,21 @@ from typing import Any
 
 from epsopt.zoo.errors import CatalogueError
 
-FORMAT = 3
-"""Raised with every change of the columns, so that an old fingerprint is never compared with a new one."""
+FORMAT = 4
+"""Raised with every change of what is kept, so that an old fingerprint is never compared with a new one."""
+UNBOUNDED = 3
+"""The format that kept everything of every tensor; read, it is bounded as a new one."""
 WITHOUT_FOLLOWED = 2
 """The format before fused projections, BatchNorm and attention were followed; of other networks it is the same."""
-READABLE = frozenset({FORMAT, WITHOUT_FOLLOWED})
+READABLE = frozenset({FORMAT, UNBOUNDED, WITHOUT_FOLLOWED})
 """Formats that this version reads."""
 
-DAMAGED = (struct.error, ValueError, KeyError, TypeError, zlib.error)
+DAMAGED = (struct.error, ValueError, KeyError, IndexError, TypeError, zlib.error)
 """What reading a damaged fingerprint raises."""
 
 
-def header_of(data: bytes) -> tuple[dict[str, Any], int]:
-    """Return the header of a kept fingerprint (format, names, shapes), and where its columns begin.
+def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header of a kept fingerprint (format of its columns, names, shapes), and what follows it.
 
     Args:
         data: as :meth:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.to_bytes` wrote it.
@@ -32,7 +34,11 @@ def header_of(data: bytes) -> tuple[dict[str, Any], int]:
     try:
         (length,) = struct.unpack_from("<I", data)
         header: dict[str, Any] = json.loads(data[4 : 4 + length])
-        found = header["format"]
+        found, body = header["format"], data[4 + length :]
+        if found == FORMAT:
+            named = header["parts"][0]
+            header |= json.loads(zlib.decompress(body[:named]))
+            header["format"], body = header["columns"], body[named:]
     except DAMAGED as error:
         raise damaged(error) from error
     if found not in READABLE:
@@ -40,7 +46,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], int]:
             f"a fingerprint in the catalogue has format {found}, expected {FORMAT}: "
             "ingest the runs again into a new catalogue"
         )
-    return header, 4 + length
+    return header, body
 
 
 def damaged(error: BaseException) -> CatalogueError:

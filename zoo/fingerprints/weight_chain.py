@@ -91,6 +91,7 @@ class WeightChain:
 
     def __init__(self) -> None:
         self._outputs: list[_Output] = []
+        self._places = _Places()
         self._norms: dict[tuple[str, ...], dict[str, Array]] = {}
 
     def add(self, name: str, values: Array | Tensor) -> tuple[Array, Array] | None:
@@ -116,7 +117,7 @@ class WeightChain:
         # A convolution acts on a constant input as the sum over its kernel does.
         matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(-1)
         inputs = matrix.shape[1]
-        source, crossed = self._fed_by(path, inputs)
+        source, crossed = self._places.fed_by(path, inputs)
         if source < 0:
             product, state = _inputs(inputs)
         else:
@@ -129,6 +130,8 @@ class WeightChain:
         if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
             product = product * (1e3 / scale)
         found = _split(_Output(path, path, source, crossed, inputs, product, state))
+        for output in found:
+            self._places.add(output)
         self._outputs += found
         return _summaries(product, state, len(found))
 
@@ -155,8 +158,7 @@ class WeightChain:
         held[last] = values
         if last != "running_var" or "running_mean" not in held:
             return None
-        fitting = (i for i in range(len(self._outputs) - 1, -1, -1) if len(self._outputs[i].product) == len(values))
-        place = next(fitting, None)
+        place = self._places.nearest.get(len(values))
         del self._norms[path]
         if place is None:
             return None
@@ -171,38 +173,69 @@ class WeightChain:
         self._outputs[place] = replace(before, product=product, state=state)
         return _summary(product * _slope(shift)[:, None]), _summary(state)
 
-    def _fed_by(self, path: list[str], inputs: int) -> tuple[int, bool]:
+
+class _Places:
+    """Where the matrices of a chain are, so that the one that feeds another is found among thousands.
+
+    Attributes:
+        nearest: by number of units, the place of the last matrix that has as many.
+    """
+
+    def __init__(self) -> None:
+        self.nearest: dict[int, int] = {}
+        self._all: list[tuple[tuple[str, ...], int, bool, int, int]] = []  # path, source, crossed, inputs, units
+        self._feeding: set[int] = set()
+        # Of matrices inside a module with as many inputs, that are fed from outside their own part of it: by the name
+        # of that part, without its number, the first.
+        self._entering: dict[tuple[tuple[str, ...], int], dict[str, int]] = {}
+        self._last: dict[tuple[tuple[str, ...], int], int] = {}  # inside a module, with as many units
+        self._alike: dict[tuple[tuple[str, ...], int, int, int], int] = {}  # module, units, source, inputs: the first
+        self._values: dict[tuple[tuple[str, ...], int], int] = {}  # of attention, units: the last
+
+    def add(self, output: _Output) -> None:
+        """Add the next matrix."""
+        place, path, units = len(self._all), tuple(output.path), len(output.product)
+        from_path = self._all[output.source][0] if output.source >= 0 else None
+        self._all.append((path, output.source, output.crossed, output.inputs, units))
+        if output.source >= 0:
+            self._feeding.add(output.source)
+        for depth in range(len(path)):
+            if from_path is None or from_path[: depth + 1] != path[: depth + 1]:
+                parts = self._entering.setdefault((path[:depth], output.inputs), {})
+                parts.setdefault(_stem(path[depth]), place)
+            self._last[path[:depth], units] = place
+        self._alike.setdefault((path[:-1], units, output.source, output.inputs), place)
+        if path and _VALUE.fullmatch(path[-1]):
+            self._values[path[:-1], units] = place
+        self.nearest[units] = place
+
+    def fed_by(self, path: list[str], inputs: int) -> tuple[int, bool]:
         """Place of the matrix that feeds one at `path` (-1: none), and whether another module lies between."""
         if (value := self._value_of(path, inputs)) is not None:
             return value, True
         for depth in range(len(path) - 1, -1, -1):
-            inside = [i for i, o in enumerate(self._outputs) if o.path[:depth] == path[:depth] and len(o.path) > depth]
-            for i in inside:
-                other = self._outputs[i]
-                enters = other.source < 0 or other.source not in _under(self._outputs, other.path[: depth + 1])
-                if other.inputs == inputs and enters and _stem(other.path[depth]) != _stem(path[depth]):
-                    return other.source, other.crossed
-            fitting = [i for i in inside if len(self._outputs[i].product) == inputs]
-            if fitting:
-                nearest = self._outputs[fitting[-1]]
-                alike = [i for i in fitting if self._outputs[i].source == nearest.source
-                         and self._outputs[i].inputs == nearest.inputs
-                         and self._outputs[i].path[:-1] == nearest.path[:-1]]  # fmt: skip
-                return (alike[0] if nearest.source >= 0 else fitting[-1]), depth < len(path) - 1
+            prefix = tuple(path[:depth])
+            entering = self._entering.get((prefix, inputs), {})
+            others = [place for part, place in entering.items() if part != _stem(path[depth])]
+            if others:
+                _, source, crossed, _, _ = self._all[min(others)]
+                return source, crossed
+            nearest = self._last.get((prefix, inputs))
+            if nearest is not None:
+                own, source, _, its_inputs, units = self._all[nearest]
+                alike = self._alike[own[:-1], units, source, its_inputs]
+                return (alike if source >= 0 else nearest), depth < len(path) - 1
         return -1, False
 
     def _value_of(self, path: list[str], inputs: int) -> int | None:
         """Place of the values of the attention that `path` is the output of; None: it is no such output."""
         if not path or _QUERY_OR_KEY.fullmatch(path[-1]) or _VALUE.fullmatch(path[-1]):
             return None
-        for i in range(len(self._outputs) - 1, -1, -1):
-            other = self._outputs[i]
-            unit = other.path[:-1]
-            inside = path[: len(unit)] == unit or (unit[-1:] == ["self"] and path[: len(unit) - 1] == unit[:-1])
-            if unit and inside and _VALUE.fullmatch(other.path[-1]) and len(other.product) == inputs:
-                later = self._outputs[i + 1 :]
-                return None if any(o.source == i for o in later) else i
-        return None
+        above = [tuple(path[:depth]) for depth in range(len(path) + 1)]
+        units = [*above[1:], *((*prefix, "self") for prefix in above)]
+        values = [place for unit in units if (place := self._values.get((unit, inputs))) is not None]
+        place = max(values, default=None)
+        return None if place in self._feeding else place
 
 
 def _times(matrix: Array | Tensor, right: Array) -> Array:
@@ -223,10 +256,6 @@ def _split(output: _Output) -> list[_Output]:
         replace(output, path=[*path[:-1], part], product=product, state=state)
         for part, product, state in zip(_PARTS, np.split(output.product, 3), np.split(output.state, 3), strict=True)
     ]
-
-
-def _under(outputs: list[_Output], prefix: list[str]) -> set[int]:
-    return {i for i, o in enumerate(outputs) if o.path[: len(prefix)] == prefix}
 
 
 def _stem(name: str) -> str:

@@ -9,7 +9,7 @@ never takes more than the factors do: an adapter of a model of seven billion wei
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -102,10 +102,9 @@ class EffectiveWeights:
         """Say the shapes of whole products, and count the weights that were trained: those of the factors."""
         raw = {n: t for n, t in self.reading.weights.items() if t.is_floating_point() and t.numel()}
         broken = sum(int(torch.isnan(self._raw(name)).sum()) for name in raw)
-        return Fingerprint(
-            found.names, tuple(tuple(self.tensors[n].shape) for n in found.names), found.features, found.sketch,
-            sum(t.numel() for t in raw.values()), broken,
-        )  # fmt: skip
+        shapes = tuple(tuple(self.tensors[n].shape) for n in found.names)
+        n_parameters = sum(t.numel() for t in raw.values())
+        return replace(found, shapes=shapes, n_parameters=n_parameters, nan_weights=broken)
 
     def _reduced(self, name: str) -> torch.Tensor:
         shape = self.tensors[name].shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_architectures_of_such_parts_are_others_than_those_that_an_earlier_forma
         (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), False),
     ):
         now = fingerprint(module.state_dict().items())
-        before = Fingerprint(now.names, now.shapes, now.features, now.sketch, now.n_parameters, 0, WITHOUT_FOLLOWED)
+        before = replace(now, format=WITHOUT_FOLLOWED)
         assert (now.signature != before.signature) == changed
         kept = Fingerprint.from_bytes(before.to_bytes())
         assert kept.signature == before.signature

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from sqlalchemy import select, update
 from torch import nn
@@ -22,7 +24,7 @@ def as_of_before(catalogue: Catalogue) -> None:
     with catalogue.writing() as connection:
         for row in connection.execute(select(tables.fingerprints)).all():
             now = Fingerprint.from_bytes(bytes(row.data))
-            old = Fingerprint(now.names, now.shapes, now.features, now.sketch, now.n_parameters, 0, WITHOUT_FOLLOWED)
+            old = replace(now, format=WITHOUT_FOLLOWED)
             same = tables.fingerprints.c.checkpoint_id == row.checkpoint_id
             connection.execute(update(tables.fingerprints).where(same).values(data=old.to_bytes()))
             sharing = tables.checkpoints.c.signature == now.signature
