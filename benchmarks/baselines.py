@@ -140,7 +140,7 @@ def statistics_and_hyperparameters(train: Zoo, test: Zoo, *, seed: int = 0) -> A
         y = train.train.metrics[:, j]
         known = np.isfinite(y)
         if known.sum() >= 10:
-            out[:, j] = boosted(x_train[known], y[known], seed).predict(x_test, num_threads=1)
+            out[:, j] = boosted(x_train[known], y[known], seed, None).predict(x_test, num_threads=1)
     return out
 
 

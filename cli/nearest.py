@@ -91,10 +91,9 @@ def _figure(what: str, found: _Found, catalogue: Catalogue, checkpoints: Sequenc
 
 
 def _encoded(surrogate: Surrogate, meant: Located) -> Tensor:
-    from epsopt.surrogate.hyperparameter_table import with_epoch
+    from epsopt.surrogate.hyperparameter_table import of_checkpoints
 
-    known = with_epoch(meant.checkpoint.hyperparameters, meant.checkpoint.epoch)
-    return surrogate.encode([meant.fingerprint], hyperparameters=[known])
+    return surrogate.encode([meant.fingerprint], hyperparameters=of_checkpoints([meant.checkpoint]))
 
 
 @dataclass(frozen=True)

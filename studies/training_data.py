@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.hyperparameter_table import hyperparameters_digest, with_epoch
+from epsopt.surrogate.hyperparameter_table import hyperparameters_digest, of_checkpoints
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.thinning import MOST_CHECKPOINTS, learned_rows
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -171,6 +171,6 @@ def _training_set(
         metric_names=names,
         metrics=_table(checkpoints, names),
         embeddings=stacked,
-        hyperparameters=tuple(with_epoch(c.hyperparameters, c.epoch) for c in checkpoints),
+        hyperparameters=tuple(of_checkpoints(checkpoints)),
     )
     return train, doubts

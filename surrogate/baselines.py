@@ -13,6 +13,8 @@ from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
 
 ROUNDS = 200
 """Trees of each booster."""
+COLUMNS = 250
+"""Columns that one tree looks at, at most: of a network with many tensors there are thousands."""
 
 _VALUES = SECTIONS["VALUES"]
 # Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.
@@ -48,13 +50,15 @@ def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0)
     return out
 
 
-def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Any:
+def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int, most: int | None = COLUMNS) -> Any:
     """Boost regression trees on a small table.
 
     Args:
         x: ``(n, columns)``; NaN where missing.
         y: ``(n,)``.
         seed: of the sampling of rows and columns.
+        most: columns that one tree looks at, at most; of a table with more than twice as many, values are cut into
+            fewer bins, too. Together that takes a tenth of the time. None: every tree looks at half of the columns.
 
     Returns:
         A LightGBM booster; the same seed gives the same trees.
@@ -75,6 +79,8 @@ def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Any:
         "deterministic": True,
         "force_row_wise": True,
     }
+    if most is not None and x.shape[1] > 2 * most:
+        parameters |= {"feature_fraction": most / x.shape[1], "max_bin": 63}
     return lightgbm.train(parameters, lightgbm.Dataset(x, y), num_boost_round=ROUNDS)
 
 

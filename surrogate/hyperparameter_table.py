@@ -11,12 +11,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from epsopt.zoo.catalogue.types import Checkpoint
 
 EPOCH = "(epoch)"
 """Name of the epoch among a checkpoint's hyperparameters."""
@@ -42,6 +44,15 @@ def with_epoch(hyperparameters: Hyperparameters, epoch: float | None) -> dict[st
     if not hyperparameters:
         return None
     return {**hyperparameters, EPOCH: epoch}
+
+
+def of_checkpoints(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any] | None]:
+    """Give what is known of how checkpoints came about, with :func:`with_epoch`.
+
+    Args:
+        checkpoints: of a catalogue.
+    """
+    return [with_epoch(c.hyperparameters, c.epoch) for c in checkpoints]
 
 
 def hyperparameters_digest(known: Sequence[Hyperparameters | None]) -> bytes:
