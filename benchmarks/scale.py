@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scale_catalogue import RealZoo, make, real_zoo
+from scale_catalogue import RealZoo, add_run, make, real_zoo
 
 COMMANDS = {
     "fit": "fit --from-scratch",
+    "refine": "fit",  # after one more run came
     "search": "search",
     "propose": "propose --count 4",
     "pareto": "pareto",
@@ -93,9 +94,11 @@ def _piece(out: Path, label: str, size: str, command: str, limit: float, *, agai
     if (size, command) in known and not again:
         return
     folder = out / size
-    if command == "ingest":  # into a copy
+    if command in {"ingest", "refine"}:  # into a copy
         copy = out / f"{size}-copy"
         folder = Path(shutil.copytree(folder, copy, dirs_exist_ok=True))
+    if command == "refine":
+        add_run(folder / "epsopt.db")
     figures = measure(COMMANDS[command].split(), folder, limit)
     if folder != out / size:
         shutil.rmtree(folder)

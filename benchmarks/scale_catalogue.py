@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.queries import reader_of
@@ -197,3 +197,20 @@ def make(file: Path, real: RealZoo, n: int, tensors: int, seed: int = 0) -> None
                         connection.execute(insert(table), rows[table])
             done += len(made) * EPOCHS
     part.rename(file)
+
+
+def add_run(file: Path) -> None:
+    """Add to a catalogue a run that trained as its first one did."""
+    shift = 1_000_000_000
+    with Catalogue(f"sqlite:///{file}") as catalogue, catalogue.writing() as connection:
+        members = connection.execute(select(checkpoints).where(checkpoints.c.run_id == 1)).mappings().all()
+        ids = [row["id"] for row in members]
+        kept = connection.execute(select(fingerprints).where(fingerprints.c.checkpoint_id.in_(ids))).mappings().all()
+        run = connection.execute(select(runs).where(runs.c.id == 1)).mappings().one()
+        connection.execute(insert(runs), [{**run, "id": shift, "name": "run_again", "path": "/zoo/run_again"}])
+        for row in members:
+            own = {"id": row["id"] + shift, "run_id": shift, "path": f"/zoo/run_again/epoch_{row['epoch']:03d}.pt"}
+            sha256 = hashlib.sha256(own["path"].encode()).hexdigest()
+            connection.execute(insert(checkpoints), [{**row, **own, "sha256": sha256, "weights": sha256}])
+        for row in kept:
+            connection.execute(insert(fingerprints), [{**row, "checkpoint_id": row["checkpoint_id"] + shift}])

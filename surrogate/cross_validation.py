@@ -19,6 +19,7 @@ from epsopt.surrogate.metric_gp import (
     HeldOut,
     calibration_scores,
     conformal_factor,
+    from_all_rows,
     held_out,
     run_weights,
     select_hyperparameters,
@@ -94,9 +95,12 @@ def as_fold(
     def held(known: Sequence[Hyperparameters | None] | None) -> Floats:
         return np.concatenate([z_held.double().numpy(), trees(outside.fingerprints, answers, known)], axis=1)
 
+    z, y = np.concatenate([trained.latents.double().numpy(), unseen], axis=1), trained.scaled(inside)
     return Fold(
-        z_train=np.concatenate([trained.latents.double().numpy(), unseen], axis=1)[rows],
-        y_train=trained.scaled(inside)[rows],
+        z_train=z[rows],
+        y_train=y[rows],
+        z_all=z if len(rows) < len(z) else None,
+        y_all=y if len(rows) < len(z) else None,
         z_held=held(outside.hyperparameters),
         z_weights_alone=held(None) if trees.informed else None,
         y_held=trained.scaled(outside),
@@ -113,7 +117,8 @@ def predict_held_out(folds: Sequence[Fold], n_metrics: int, cluster: RayCluster 
     pairs = [(fold, j) for j in range(n_metrics) for fold in folds]
     found = _on_gpu(pairs) if cluster is None else None
     found = found or in_order(held_out, pairs, cluster)
-    return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
+    by_metric = [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
+    return [from_all_rows(parts, folds, j) for j, parts in enumerate(by_metric)]
 
 
 def _on_gpu(pairs: Sequence[tuple[Fold, int]]) -> list[HeldOut] | None:

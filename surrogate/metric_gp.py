@@ -26,6 +26,7 @@ from gpytorch.means import Mean, ZeroMean
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.surrogate.neighbour_gp import NeighbourGP
 from epsopt.surrogate.relevance import matern
 from epsopt.surrogate.side_by_side import one_thread
 from epsopt.surrogate.thinning import evenly_spaced
@@ -42,7 +43,10 @@ _POINTWISE = (0.15, 0.01)  # length and noise: measurements are honoured where t
 _BETTER = 0.5
 _UNKNOWN = 10.0  # standard deviations, for a metric without a single held-out measurement
 MAX_ROWS = 800
-"""Rows an exact Gaussian process is given; a larger zoo is thinned evenly, run by run."""
+"""Rows that one Gaussian process holds. A larger zoo is thinned for it, evenly, run by run.
+
+Settings are chosen with it; answers come from processes of the rows near a point (``neighbour_gp.py``).
+"""
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +82,8 @@ class Fold:
         runs_held: ``(k,)``.
         inverse_lengths: ``(m, encoded)`` of the network.
         z_weights_alone: ``(k, latent)`` as `z_held`, where trees do not see hyperparameters; ``None``: they never do.
+        z_all: ``(rows, latent)`` as `z_train`, where that is thinned; ``None``: it is not.
+        y_all: ``(rows, m)`` as `y_train`, of `z_all`.
     """
 
     z_train: Floats
@@ -87,6 +93,8 @@ class Fold:
     runs_held: NDArray[np.int64]
     inverse_lengths: Floats
     z_weights_alone: Floats | None = None
+    z_all: Floats | None = None
+    y_all: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +107,8 @@ class HeldOut:
         residual: ``(settings, k)``; NaN where not measured.
         weight: ``(k,)`` so that every run with a measurement counts the same; 0 where not measured.
         runs: ``(k,)`` run of each.
+        thinned: the same of a process of few rows, by which settings are chosen where answers come from all rows
+            (:func:`from_all_rows`); ``None``: there are no more rows.
     """
 
     mean: Floats
@@ -106,6 +116,7 @@ class HeldOut:
     residual: Floats
     weight: Floats
     runs: NDArray[np.int64]
+    thinned: HeldOut | None = None
 
 
 def grid() -> list[GPHyperparameters]:
@@ -169,6 +180,69 @@ def held_out(
     return HeldOut(guess, unit_variance, fold.y_held[:, metric] - guess, weight, fold.runs_held)
 
 
+def from_all_rows(parts: Sequence[HeldOut], folds: Sequence[Fold], metric: int) -> list[HeldOut]:
+    """Predict held-out rows as a map of many checkpoints answers, with the settings that may be chosen.
+
+    Which of the grid is chosen is decided by processes of few rows, whose systems are solved for all settings at once.
+
+    Args:
+        parts: one metric's held-out predictions by processes of few rows, fold by fold.
+        folds: the same folds.
+        metric: column of the metric.
+
+    Returns:
+        `parts`, if no fold has more rows than these. Else predictions from all rows where a setting is chosen by all
+        folds, or by all but one or two; where it is not, those of few rows.
+    """
+    if all(fold.z_all is None for fold in folds):
+        return list(parts)
+    numbers = range(len(parts))
+    left_out = [set(some) for size in range(3) for some in itertools.combinations(numbers, size)]
+    subsets = [[parts[i] for i in numbers if i not in some] for some in left_out if len(some) < len(parts)]
+    places = sorted({select_hyperparameters(subset)[0] for subset in subsets})
+    settings = grid()
+    found = []
+    for part, fold in zip(parts, folds, strict=True):
+        mean, variance = part.mean.copy(), part.unit_variance.copy()
+        answers = as_answered(fold, metric, [settings[i] for i in places])
+        mean[places], variance[places] = answers.mean, answers.unit_variance
+        found.append(replace(part, mean=mean, unit_variance=variance,
+                             residual=fold.y_held[:, metric] - mean, thinned=part))  # fmt: skip
+    return found
+
+
+@one_thread()
+def as_answered(fold: Fold, metric: int, settings: Sequence[GPHyperparameters]) -> HeldOut:
+    """Predict one metric of a fold's held-out rows as the map would answer: from all rows of the others.
+
+    Args:
+        fold: what the head sees.
+        metric: column of the metric.
+        settings: of the head.
+    """
+    if fold.z_all is None or fold.y_all is None:
+        return held_out(fold, metric, settings=settings)
+    known = np.flatnonzero(np.isfinite(fold.y_all[:, metric]))
+    encoded = fold.inverse_lengths.shape[1]
+    z, z_held = torch.tensor(fold.z_all[known]), torch.tensor(fold.z_held)
+    y = torch.tensor(fold.y_all[known, metric])
+    means, variances = [], []
+    for chosen in settings:
+        inverse = torch.zeros(z.shape[1], dtype=torch.float64)
+        inverse[:encoded] = torch.tensor(fold.inverse_lengths[metric])
+        if chosen.alike:
+            inverse[encoded + metric] = chosen.alike
+        inverse = inverse.clamp(min=1e-6) / chosen.length
+        prior = TreeMean(encoded + metric, chosen.trees)
+        near = NeighbourGP(z * inverse, y - prior(z), inverse, 1.0, chosen.noise, prior)
+        mean, variance = near.posterior_moments(z_held)
+        means.append(mean.numpy())
+        variances.append(variance.clamp(min=1e-6).numpy())
+    guess, unit_variance = np.stack(means), np.stack(variances)
+    weight = run_weights(fold.runs_held, np.isfinite(fold.y_held[:, metric]))
+    return HeldOut(guess, unit_variance, fold.y_held[:, metric] - guess, weight, fold.runs_held)
+
+
 def run_weights(runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
     """Weights by which every run counts once, however many of its checkpoints were measured.
 
@@ -197,6 +271,7 @@ def select_hyperparameters(parts: list[HeldOut]) -> tuple[int, GPHyperparameters
     Returns:
         Its place in :func:`grid` and the settings, signal variance included.
     """
+    parts = [p if p.thinned is None else p.thinned for p in parts]
     residual = np.concatenate([p.residual for p in parts], axis=1)
     variance = np.concatenate([p.unit_variance for p in parts], axis=1)
     weight = np.concatenate([p.weight for p in parts])
@@ -266,7 +341,7 @@ def weights_alone_scores(parts: list[HeldOut], folds: Sequence[Fold], metric: in
         others = [other for i, other in enumerate(parts) if i != k]
         measured = any(np.isfinite(other.residual[0]).any() for other in others)
         chosen = select_hyperparameters(others if measured else parts)[1]
-        alone = held_out(replace(fold, z_held=fold.z_weights_alone), metric, settings=[chosen])
+        alone = as_answered(replace(fold, z_held=fold.z_weights_alone), metric, [chosen])
         found.append(standardised([alone], 0, chosen))
     return np.concatenate([scores for scores, _ in found]), np.concatenate([weights for _, weights in found])
 
@@ -399,10 +474,10 @@ def solve(process: SingleTaskGP) -> CachedGP:
     return CachedGP(rows, inverse_lengths, variance * weights, cholesky, variance, noise, process.mean_module)
 
 
-def subsample_runs(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:
-    """Return at most ``limit`` rows, spread evenly over rows sorted by run."""
+def subsample_runs(runs: NDArray[np.int64], limit: int | None = None) -> NDArray[np.int64]:
+    """Return at most ``limit`` (:data:`MAX_ROWS`) rows, spread evenly over rows sorted by run."""
     order = np.argsort(runs, kind="stable")
-    return np.sort(order[evenly_spaced(len(order), limit, np.floor)])
+    return np.sort(order[evenly_spaced(len(order), MAX_ROWS if limit is None else limit, np.floor)])
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -50,7 +50,10 @@ def place_on_map(surrogate: Surrogate, batches: Iterable[TrainingSet]) -> Surrog
     ])  # fmt: skip
     known = replace(learned, learned=len(learned.keys))
     return replace(
-        surrogate, memory=known.longer(keys, latents, metrics, runs, lineages, far_out, weights, learned.head_rows)
+        surrogate,
+        memory=known.longer(
+            keys, latents, metrics, runs, lineages, far_out, weights, learned.head_rows, learned.answer_rows
+        ),
     )
 
 

@@ -127,6 +127,7 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
     longer = memory.longer(
         new.keys, latents[len(memory.keys) :], metrics[len(memory.keys) :], torch.from_numpy(new.runs),
         torch.from_numpy(new.lineages), far_out, weights, torch.from_numpy(held[subsample_runs(runs.numpy()[held])]),
+        None if memory.answer_rows is None else torch.from_numpy(held),
     )  # fmt: skip
     return replace(old, memory=longer)
 
@@ -195,6 +196,7 @@ def refine(
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
         head_rows=torch.from_numpy(subsample_runs(train.runs)),
+        answer_rows=None if old.memory.answer_rows is None else torch.arange(len(train)),
         far_out=torch.from_numpy(screened.far_out),
         weights=weights,
     )

@@ -23,6 +23,7 @@ from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES, OtherVersion
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
+from epsopt.surrogate.neighbour_gp import NeighbourGP
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
 from epsopt.surrogate.statistics_trees import StatisticsTrees, weights_digest
@@ -71,11 +72,12 @@ class EncodedCheckpoints:
         metrics: ``(n, m)`` on the model's scale; NaN where not measured or set aside.
         runs: ``(n,)`` int64.
         lineages: ``(n,)`` int64.
-        head_rows: rows that the Gaussian processes use.
+        head_rows: rows that one Gaussian process holds.
         far_out: ``(n, m)`` bool, values that were set aside or pulled in (:mod:`epsopt.surrogate.outliers`).
         weights: what identifies each one's weights (:func:`epsopt.surrogate.statistics_trees.weights_digest`); empty in
             a map without trees.
         learned: how many of them, the first ones, were learned from; the others were only placed on the map. None: all.
+        answer_rows: rows that answer, in increasing order; None: `head_rows`, as in maps of earlier versions.
     """
 
     keys: tuple[str, ...]
@@ -87,6 +89,7 @@ class EncodedCheckpoints:
     far_out: Tensor
     weights: tuple[str, ...] = ()
     learned: int | None = None
+    answer_rows: Tensor | None = None
 
     @property
     def n_learned(self) -> int:
@@ -101,12 +104,12 @@ class EncodedCheckpoints:
         first = slice(self.learned)
         return EncodedCheckpoints(
             self.keys[first], self.latents[first], self.metrics[first], self.runs[first], self.lineages[first],
-            self.head_rows, self.far_out[first], self.weights[first],
+            self.head_rows, self.far_out[first], self.weights[first], None, self.answer_rows,
         )  # fmt: skip
 
     def longer(
         self, keys: Sequence[str], latents: Tensor, metrics: Tensor, runs: Tensor, lineages: Tensor, far_out: Tensor,
-        weights: Sequence[str], head_rows: Tensor,
+        weights: Sequence[str], head_rows: Tensor, answer_rows: Tensor | None = None,
     ) -> EncodedCheckpoints:  # fmt: skip
         """Return these checkpoints with others behind them; arguments as the attributes, of the others alone.
 
@@ -118,7 +121,8 @@ class EncodedCheckpoints:
             lineages: as the attribute.
             far_out: as the attribute.
             weights: as the attribute.
-            head_rows: rows, of all together, that the Gaussian processes use.
+            head_rows: as the attribute, of all together.
+            answer_rows: as the attribute, of all together.
         """
         return EncodedCheckpoints(
             keys=(*self.keys, *keys),
@@ -130,6 +134,7 @@ class EncodedCheckpoints:
             far_out=torch.cat([self.far_out, far_out]),
             weights=(*self.weights, *weights),
             learned=self.learned,
+            answer_rows=answer_rows,
         )
 
     @cached_property
@@ -230,6 +235,8 @@ class Surrogate:
     def model(self) -> ModelListGP:
         """The metrics as a BoTorch model of z, on the model's scale (see :meth:`to_metrics`).
 
+        It holds at most 800 measurements; :meth:`predict` and what is made of it answer from all.
+
         Its variances are scaled so that 90 % intervals cover 90 % of held-out runs' checkpoints.
         """
         widened = []
@@ -252,9 +259,13 @@ class Surrogate:
         return conformal_factor(scores, weights, 0.9) / _NORMAL_90
 
     @cached_property
-    def _solved(self) -> tuple[CachedGP, ...]:
-        """The model's processes, solved once for all predictions."""
-        return tuple(solve(process) for process in self.model.models)
+    def _solved(self) -> tuple[CachedGP | NeighbourGP, ...]:
+        """What answers: the model's processes, solved once; with more rows than they hold, those rows near a point."""
+        rows = self.memory.answer_rows
+        if rows is None or len(rows) <= len(self.memory.head_rows):
+            return tuple(solve(process) for process in self.model.models)
+        z, y = self.memory.latents[rows], self.memory.metrics[rows]
+        return tuple(NeighbourGP.of(process, z, y[:, j]) for j, process in enumerate(self.model.models))
 
     def posterior_mean(self, z: Tensor) -> Tensor:
         """Predict means alone, at a fraction of the cost of :meth:`posterior_moments`, for samplers that ask for many.
@@ -611,6 +622,8 @@ class Surrogate:
             "tensor_kinds": sorted(self.tensor_kinds),
             "weights": list(self.memory.weights),
         }
+        if self.memory.answer_rows is not None:
+            tensors["memory.answer_rows"] = self.memory.answer_rows.contiguous()
         if self.memory.learned is not None:
             meta["learned"] = self.memory.learned
         if self.trees is not None:
@@ -678,7 +691,11 @@ class Surrogate:
             ),
             network=network,
             memory=EncodedCheckpoints(
-                keys=tuple(meta["keys"]), weights=tuple(meta.get("weights", ())), learned=meta.get("learned"), **memory
+                keys=tuple(meta["keys"]),
+                weights=tuple(meta.get("weights", ())),
+                learned=meta.get("learned"),
+                answer_rows=tensors.get("memory.answer_rows"),
+                **memory,
             ),
             settings=tuple(GPHyperparameters(**s) for s in meta["settings"]),
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),

@@ -116,6 +116,9 @@ class Fingerprint:
             n_parameters: as :attr:`n_parameters`.
             nan_weights: as :attr:`nan_weights`.
             version: as :attr:`format`.
+
+        Returns:
+            The fingerprint; rows of several tensors are averages over them.
         """
         kept = _kept(tuple(names), tuple(shapes))
         statistics = np.asarray(features[:, :_N_STATISTICS], dtype=np.float32)

@@ -73,7 +73,7 @@ def test_the_bytes_of_a_fingerprint_are_bounded(blocks):
     assert 8 <= len(found.maps) <= 40
 
 
-def test_what_it_takes_is_bounded_for_every_mixture_of_kinds_of_tensors():
+def test_what_it_takes_is_bounded_whatever_kinds_of_tensors_there_are():
     g = torch.Generator().manual_seed(0)
     for n in (30, 45, 60, 100, 150, 200, 256, 300):
         for biases in (False, True):
