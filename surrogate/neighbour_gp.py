@@ -74,8 +74,10 @@ class NeighbourGP:
         with torch.no_grad():
             apart = torch.cdist(scaled.float(), self.rows.float())
             nearest = apart.topk(min(NEIGHBOURS, len(self.rows)), largest=False).indices
+            among = self.rows.float()[nearest]
+            # In single precision: that is half of the time, and noise is a thousand times as large as its rounding.
+            between = self.variance * matern(torch.cdist(among, among)).double()
         near = self.rows[nearest]
-        between = self.variance * matern(torch.cdist(near, near))
         across = self.variance * matern(torch.cdist(scaled[:, None], near)).mT
         factor = torch.linalg.cholesky(between + self.noise * torch.eye(near.shape[1], dtype=near.dtype))
         given = torch.cat([across, self.residuals[nearest][..., None]], dim=2)
