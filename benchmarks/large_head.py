@@ -45,7 +45,7 @@ def measure(name: str, split: int, head: str) -> dict[str, Any]:
     folds.from_all_rows = (lambda parts, *_: list(parts)) if head == "few" else _FROM_ALL_ROWS
     surrogate, _ = fit(inside.train, seed=split)
     if head == "few":
-        surrogate = replace(surrogate, memory=replace(surrogate.memory, answer_rows=None))
+        surrogate = replace(surrogate, memory=replace(surrogate.memory, prediction_rows=None))
     found, truth = families.answer(surrogate, outside), outside.train.metrics
     left = np.setdiff1d(np.arange(n), rows)
     known = surrogate.predict(surrogate.memory.latents[left]).point

@@ -91,9 +91,9 @@ def _figure(what: str, found: _Found, catalogue: Catalogue, checkpoints: Sequenc
 
 
 def _encoded(surrogate: Surrogate, meant: Located) -> Tensor:
-    from epsopt.surrogate.hyperparameter_table import of_checkpoints
+    from epsopt.surrogate.hyperparameter_table import hyperparameters_of
 
-    return surrogate.encode([meant.fingerprint], hyperparameters=of_checkpoints([meant.checkpoint]))
+    return surrogate.encode([meant.fingerprint], hyperparameters=hyperparameters_of([meant.checkpoint]))
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,9 @@ def _column(groups: Sequence[Rows], j: int) -> Text:
     for g, group in enumerate(groups):
         if spaced and g:
             lines.append(("", ""))
-        lines += [(plain(row[j]), "dim" if r in group.dim else "") for r, row in enumerate(group.rows)]
+        lines += [
+            (plain(row[j]).replace("\n", " "), "dim" if r in group.dim else "") for r, row in enumerate(group.rows)
+        ]
     return Text("\n").join(Text(text, style) for text, style in lines)
 
 

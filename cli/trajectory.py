@@ -84,12 +84,12 @@ def command(
             file = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.optimize.forecast.run_trajectory import run_trajectory
             from epsopt.studies.surrogate_store import load_map
-            from epsopt.surrogate.hyperparameter_table import of_checkpoints
+            from epsopt.surrogate.hyperparameter_table import hyperparameters_of
 
             surrogate, _ = load_map(catalogue)
             name = require_run(run, checkpoints)
             checkpoints, prints = _placed(name, checkpoints, catalogue.fingerprints([c.id for c in checkpoints]))
-            known = of_checkpoints(checkpoints)
+            known = hyperparameters_of(checkpoints)
             latents = surrogate.encode(prints, hyperparameters=known)
         found = run_trajectory(
             surrogate, checkpoints, latents, name, fingerprints=prints, first=first, total=epochs, ahead=ahead or 0,

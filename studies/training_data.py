@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.hyperparameter_table import hyperparameters_digest, of_checkpoints
+from epsopt.surrogate.hyperparameter_table import hyperparameters_digest, hyperparameters_of
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.thinning import MOST_CHECKPOINTS, learned_rows
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -69,6 +69,12 @@ class MeasuredZoo:
         of_runs = {c.run_id: c.hyperparameters for c in self.checkpoints}
         return hyperparameters_digest([{"epochs": [c.epoch for c in self.checkpoints]}, *of_runs.values()])
 
+    @cached_property
+    def _bounded(self) -> list[str]:
+        """Architectures of which fingerprints do not keep everything; one fingerprint of each is looked at."""
+        one_of_each = {c.signature: c.id for c in self.checkpoints}
+        return sorted(f.signature for f in self.catalogue.fingerprints([*one_of_each.values()]) if f.kept.is_bounded)
+
     @property
     def digest(self) -> str:
         """What identifies a large zoo without its fingerprints: what was measured on what, in which runs."""
@@ -76,6 +82,7 @@ class MeasuredZoo:
             [c.sha256 for c in self.checkpoints],
             self.metric_names,
             sorted({c.signature for c in self.checkpoints}),
+            *self._bounded,
         ]
         content = hashlib.sha256(json.dumps([MOST_CHECKPOINTS, *about]).encode())
         lineages = np.array([c.lineage_id for c in self.checkpoints])
@@ -171,6 +178,6 @@ def _training_set(
         metric_names=names,
         metrics=_table(checkpoints, names),
         embeddings=stacked,
-        hyperparameters=tuple(of_checkpoints(checkpoints)),
+        hyperparameters=tuple(hyperparameters_of(checkpoints)),
     )
     return train, doubts

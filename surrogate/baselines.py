@@ -58,7 +58,7 @@ def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int, most: int
         y: ``(n,)``.
         seed: of the sampling of rows and columns.
         most: columns that one tree looks at, at most; of a table with more than twice as many, values are cut into
-            fewer bins, too. Together that takes a tenth of the time. None: every tree looks at half of the columns.
+            fewer bins, too. None: every tree looks at half of the columns.
 
     Returns:
         A LightGBM booster; the same seed gives the same trees.

@@ -139,7 +139,7 @@ def fit(
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),
             head_rows=torch.from_numpy(subsample_runs(train.runs)),
-            answer_rows=torch.arange(len(train)),
+            prediction_rows=torch.arange(len(train)),
             far_out=torch.from_numpy(screened.far_out),
             weights=tuple(map(weights_digest, train.fingerprints)),
         ),

@@ -46,7 +46,7 @@ def with_epoch(hyperparameters: Hyperparameters, epoch: float | None) -> dict[st
     return {**hyperparameters, EPOCH: epoch}
 
 
-def of_checkpoints(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any] | None]:
+def hyperparameters_of(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any] | None]:
     """Give what is known of how checkpoints came about, with :func:`with_epoch`.
 
     Args:

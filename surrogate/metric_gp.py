@@ -204,7 +204,7 @@ def from_all_rows(parts: Sequence[HeldOut], folds: Sequence[Fold], metric: int) 
     found = []
     for part, fold in zip(parts, folds, strict=True):
         mean, variance = part.mean.copy(), part.unit_variance.copy()
-        answers = as_answered(fold, metric, [settings[i] for i in places])
+        answers = held_out_from_all_rows(fold, metric, [settings[i] for i in places])
         mean[places], variance[places] = answers.mean, answers.unit_variance
         found.append(replace(part, mean=mean, unit_variance=variance,
                              residual=fold.y_held[:, metric] - mean, thinned=part))  # fmt: skip
@@ -212,7 +212,7 @@ def from_all_rows(parts: Sequence[HeldOut], folds: Sequence[Fold], metric: int) 
 
 
 @one_thread()
-def as_answered(fold: Fold, metric: int, settings: Sequence[GPHyperparameters]) -> HeldOut:
+def held_out_from_all_rows(fold: Fold, metric: int, settings: Sequence[GPHyperparameters]) -> HeldOut:
     """Predict one metric of a fold's held-out rows as the map would answer: from all rows of the others.
 
     Args:
@@ -341,7 +341,7 @@ def weights_alone_scores(parts: list[HeldOut], folds: Sequence[Fold], metric: in
         others = [other for i, other in enumerate(parts) if i != k]
         measured = any(np.isfinite(other.residual[0]).any() for other in others)
         chosen = select_hyperparameters(others if measured else parts)[1]
-        alone = as_answered(replace(fold, z_held=fold.z_weights_alone), metric, [chosen])
+        alone = held_out_from_all_rows(replace(fold, z_held=fold.z_weights_alone), metric, [chosen])
         found.append(standardised([alone], 0, chosen))
     return np.concatenate([scores for scores, _ in found]), np.concatenate([weights for _, weights in found])
 

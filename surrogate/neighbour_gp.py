@@ -59,10 +59,6 @@ class NeighbourGP:
             float(process.likelihood.noise), process.mean_module,
         )  # fmt: skip
 
-    def mean(self, z: Tensor) -> Tensor:
-        """``(k, latent)`` to ``(k,)`` predictive means, in z's precision; differentiable."""
-        return self.posterior_moments(z.double())[0].to(z.dtype)
-
     def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``(k, latent)`` float64 to ``(k,)`` predictive means and variances, noise included; differentiable."""
         parts = [self._moments(piece) for piece in torch.split(z, _TOGETHER)]
@@ -75,8 +71,9 @@ class NeighbourGP:
             apart = torch.cdist(scaled.float(), self.rows.float())
             nearest = apart.topk(min(NEIGHBOURS, len(self.rows)), largest=False).indices
             among = self.rows.float()[nearest]
-            # In single precision: that is half of the time, and noise is a thousand times as large as its rounding.
-            between = self.variance * matern(torch.cdist(among, among)).double()
+            # In single precision, which takes half of the time; distances without the products that round them.
+            apart = torch.cdist(among, among, compute_mode="donot_use_mm_for_euclid_dist")
+            between = self.variance * matern(apart).double()
         near = self.rows[nearest]
         across = self.variance * matern(torch.cdist(scaled[:, None], near)).mT
         factor = torch.linalg.cholesky(between + self.noise * torch.eye(near.shape[1], dtype=near.dtype))

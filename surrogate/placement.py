@@ -52,7 +52,7 @@ def place_on_map(surrogate: Surrogate, batches: Iterable[TrainingSet]) -> Surrog
     return replace(
         surrogate,
         memory=known.longer(
-            keys, latents, metrics, runs, lineages, far_out, weights, learned.head_rows, learned.answer_rows
+            keys, latents, metrics, runs, lineages, far_out, weights, learned.head_rows, learned.prediction_rows
         ),
     )
 

@@ -76,6 +76,8 @@ def refinable(old: Surrogate, train: TrainingSet) -> str | None:
     same = np.isclose(scaled, before, atol=1e-4, equal_nan=True) | (far_out & lies_far_out(scaled))
     if not same.all():
         return "metrics of its checkpoints have changed"
+    if not old.tokenizer.of_bounded and any(f.kept.is_bounded for f in train.fingerprints):
+        return "it was learned from more than fingerprints of such networks keep"
     kinds = set(old.tokenizer.kinds)
     if any(not kinds.intersection(f.kinds) for key, f in zip(train.keys, train.fingerprints, strict=True)
            if key not in known):  # fmt: skip
@@ -127,7 +129,7 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
     longer = memory.longer(
         new.keys, latents[len(memory.keys) :], metrics[len(memory.keys) :], torch.from_numpy(new.runs),
         torch.from_numpy(new.lineages), far_out, weights, torch.from_numpy(held[subsample_runs(runs.numpy()[held])]),
-        None if memory.answer_rows is None else torch.from_numpy(held),
+        None if memory.prediction_rows is None else torch.from_numpy(held),
     )  # fmt: skip
     return replace(old, memory=longer)
 
@@ -196,7 +198,7 @@ def refine(
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
         head_rows=torch.from_numpy(subsample_runs(train.runs)),
-        answer_rows=None if old.memory.answer_rows is None else torch.arange(len(train)),
+        prediction_rows=None if old.memory.prediction_rows is None else torch.arange(len(train)),
         far_out=torch.from_numpy(screened.far_out),
         weights=weights,
     )

@@ -77,7 +77,7 @@ class EncodedCheckpoints:
         weights: what identifies each one's weights (:func:`epsopt.surrogate.statistics_trees.weights_digest`); empty in
             a map without trees.
         learned: how many of them, the first ones, were learned from; the others were only placed on the map. None: all.
-        answer_rows: rows that answer, in increasing order; None: `head_rows`, as in maps of earlier versions.
+        prediction_rows: rows that answer, in increasing order; None: `head_rows`, as in maps of earlier versions.
     """
 
     keys: tuple[str, ...]
@@ -89,7 +89,7 @@ class EncodedCheckpoints:
     far_out: Tensor
     weights: tuple[str, ...] = ()
     learned: int | None = None
-    answer_rows: Tensor | None = None
+    prediction_rows: Tensor | None = None
 
     @property
     def n_learned(self) -> int:
@@ -104,12 +104,12 @@ class EncodedCheckpoints:
         first = slice(self.learned)
         return EncodedCheckpoints(
             self.keys[first], self.latents[first], self.metrics[first], self.runs[first], self.lineages[first],
-            self.head_rows, self.far_out[first], self.weights[first], None, self.answer_rows,
+            self.head_rows, self.far_out[first], self.weights[first], None, self.prediction_rows,
         )  # fmt: skip
 
     def longer(
         self, keys: Sequence[str], latents: Tensor, metrics: Tensor, runs: Tensor, lineages: Tensor, far_out: Tensor,
-        weights: Sequence[str], head_rows: Tensor, answer_rows: Tensor | None = None,
+        weights: Sequence[str], head_rows: Tensor, prediction_rows: Tensor | None = None,
     ) -> EncodedCheckpoints:  # fmt: skip
         """Return these checkpoints with others behind them; arguments as the attributes, of the others alone.
 
@@ -122,7 +122,7 @@ class EncodedCheckpoints:
             far_out: as the attribute.
             weights: as the attribute.
             head_rows: as the attribute, of all together.
-            answer_rows: as the attribute, of all together.
+            prediction_rows: as the attribute, of all together.
         """
         return EncodedCheckpoints(
             keys=(*self.keys, *keys),
@@ -134,7 +134,7 @@ class EncodedCheckpoints:
             far_out=torch.cat([self.far_out, far_out]),
             weights=(*self.weights, *weights),
             learned=self.learned,
-            answer_rows=answer_rows,
+            prediction_rows=prediction_rows,
         )
 
     @cached_property
@@ -235,7 +235,8 @@ class Surrogate:
     def model(self) -> ModelListGP:
         """The metrics as a BoTorch model of z, on the model's scale (see :meth:`to_metrics`).
 
-        It holds at most 800 measurements; :meth:`predict` and what is made of it answer from all.
+        It holds at most 800 measurements. With more, :meth:`predict` answers from all of them, and the scale of the
+        variances is that of these answers.
 
         Its variances are scaled so that 90 % intervals cover 90 % of held-out runs' checkpoints.
         """
@@ -259,16 +260,22 @@ class Surrogate:
         return conformal_factor(scores, weights, 0.9) / _NORMAL_90
 
     @cached_property
+    def _solved_model(self) -> tuple[CachedGP, ...]:
+        return tuple(solve(process) for process in self.model.models)
+
+    @cached_property
     def _solved(self) -> tuple[CachedGP | NeighbourGP, ...]:
         """What answers: the model's processes, solved once; with more rows than they hold, those rows near a point."""
-        rows = self.memory.answer_rows
+        rows = self.memory.prediction_rows
         if rows is None or len(rows) <= len(self.memory.head_rows):
-            return tuple(solve(process) for process in self.model.models)
+            return self._solved_model
         z, y = self.memory.latents[rows], self.memory.metrics[rows]
         return tuple(NeighbourGP.of(process, z, y[:, j]) for j, process in enumerate(self.model.models))
 
     def posterior_mean(self, z: Tensor) -> Tensor:
         """Predict means alone, at a fraction of the cost of :meth:`posterior_moments`, for samplers that ask for many.
+
+        Of a map of more than 800 checkpoints these are the means of :attr:`model`, not those that it answers with.
 
         Args:
             z: ``(..., latent)``, finite; gradients flow back to it.
@@ -277,7 +284,7 @@ class Surrogate:
             ``(..., m)`` on the model's scale, float64 computed in float32.
         """
         flat = z.reshape(-1, z.shape[-1]).float()
-        parts = [torch.stack([p.mean(piece) for p in self._solved], dim=-1) for piece in torch.split(flat, 8192)]
+        parts = [torch.stack([p.mean(piece) for p in self._solved_model], dim=-1) for piece in torch.split(flat, 8192)]
         return torch.cat(parts).reshape(*z.shape[:-1], -1).double()
 
     @property
@@ -622,8 +629,8 @@ class Surrogate:
             "tensor_kinds": sorted(self.tensor_kinds),
             "weights": list(self.memory.weights),
         }
-        if self.memory.answer_rows is not None:
-            tensors["memory.answer_rows"] = self.memory.answer_rows.contiguous()
+        if self.memory.prediction_rows is not None:
+            tensors["memory.prediction_rows"] = self.memory.prediction_rows.contiguous()
         if self.memory.learned is not None:
             meta["learned"] = self.memory.learned
         if self.trees is not None:
@@ -694,7 +701,7 @@ class Surrogate:
                 keys=tuple(meta["keys"]),
                 weights=tuple(meta.get("weights", ())),
                 learned=meta.get("learned"),
-                answer_rows=tensors.get("memory.answer_rows"),
+                prediction_rows=tensors.get("memory.prediction_rows"),
                 **memory,
             ),
             settings=tuple(GPHyperparameters(**s) for s in meta["settings"]),

@@ -136,7 +136,8 @@ def fit_tokenizer(
     needed = _SHARE_OF_RUNS * len(np.unique(runs))
     kinds = tuple(kind for kind, where in seen.items() if len(where) >= needed)
     rows = evenly_spaced(len(fingerprints), _ROWS, np.floor)
-    answered = {f.kinds[row] for f in fingerprints for row in f.answering}
+    architectures = {(f.names, f.shapes): f for f in fingerprints}.values()
+    answered = {kind for f in architectures for kind in map(f.kinds.__getitem__, f.answering)}
     answering = tuple(kind for kind in kinds if kind in answered)
     raw = _Raw(
         kinds, answering, [fingerprints[i] for i in rows.tolist()], None if embeddings is None else embeddings[rows]
@@ -158,7 +159,7 @@ def memory_of_fit(fingerprints: Sequence[Fingerprint]) -> int:
     rows = max((len(f.maps) for f in fingerprints), default=0)
     blocks = max((len(f.statistics) for f in fingerprints), default=0)
     delta = SECTIONS["DELTA"].stop - SECTIONS["DELTA"].start
-    widest = max(rows * (_PRODUCT.stop - _PRODUCT.start), blocks * delta)
+    widest: int = max(rows * (_PRODUCT.stop - _PRODUCT.start), blocks * delta)
     return 4 * widest * min(len(fingerprints), _ROWS) * _COPIES
 
 
@@ -183,8 +184,8 @@ class _Raw:
         # The same of kinds that answer, and which row of the maps is of it.
         self._answering = {kind: k for k, kind in enumerate(answering)}
         self._answered = [
-            {self._answering[f.kinds[row]]: i for i, row in enumerate(f.answering) if f.kinds[row] in self._answering}
-            for f in fingerprints
+            {self._answering[own[row]]: i for i, row in enumerate(f.answering) if own[row] in self._answering}
+            for f, own in ((f, f.kinds) for f in fingerprints)
         ]
 
     def names(self, *, mixed: bool) -> Iterable[str]:
@@ -266,8 +267,13 @@ def _of_any(name: str, fingerprint: Fingerprint) -> Floats:
     if name in {"first values", "last values"}:
         return np.asarray(own[matrices[0 if name == "first values" else -1]] if len(matrices) else own[0])
     if name == "sizes":
-        sizes = [len(fingerprint.names), len(matrices), np.log1p(fingerprint.n_parameters)]
+        matrices_of_all = sum(len(shape) > 1 for shape in fingerprint.shapes)
+        sizes = [len(fingerprint.names), matrices_of_all, np.log1p(fingerprint.n_parameters)]
         return np.array(sizes, dtype=np.float32)
+    sizes_of_rows = [len(group) for group in fingerprint.kept.groups]
+    if max(sizes_of_rows) > 1:  # every tensor counts
+        own = np.repeat(own, sizes_of_rows, axis=0)
+        matrices = np.flatnonzero(own[:, SECTIONS["SHAPE"]][:, 1] > 1)
     weights = own[matrices] if len(matrices) else own
     summary = [weights.mean(axis=0), weights.std(axis=0), weights.min(axis=0), weights.max(axis=0)]
     return np.concatenate([*summary, own.mean(axis=0)]).astype(np.float32)

@@ -24,7 +24,7 @@ from epsopt.studies.project.project import Project
 from epsopt.studies.report.report import LoopReport, loop_report
 from epsopt.studies.schedule.budget import MeasuredMerge, measured_merges
 from epsopt.studies.surrogate_store import load_map
-from epsopt.surrogate.hyperparameter_table import of_checkpoints
+from epsopt.surrogate.hyperparameter_table import hyperparameters_of
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.validation import Validation
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -163,7 +163,7 @@ def _encoded(
     usable = [(i, found) for i, found in zip(others, prints, strict=True) if not found.nan_weights]
     refused: dict[int, str] = {}
     if usable:
-        known_of = of_checkpoints(checkpoints[i] for i, _ in usable)
+        known_of = hyperparameters_of(checkpoints[i] for i, _ in usable)
         z = surrogate.encode([found for _, found in usable], hyperparameters=known_of).float()
         latents[[i for i, _ in usable]] = z
         known_z, known = learned_latents(surrogate, checkpoints)

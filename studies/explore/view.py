@@ -23,7 +23,7 @@ from epsopt.studies.explore.links import links
 from epsopt.studies.explore.snapshot import Snapshot
 from epsopt.studies.explore.trust import trust
 from epsopt.studies.explore.what_if import finite
-from epsopt.surrogate.hyperparameter_table import of_checkpoints
+from epsopt.surrogate.hyperparameter_table import hyperparameters_of
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EpsoptError
@@ -160,7 +160,7 @@ def _predictions(snapshot: Snapshot) -> tuple[tuple[NDArray[np.float64], ...], i
     out = tuple(np.full((len(predictable), len(surrogate.metric_names)), np.nan) for _ in range(3))
     if len(rows):
         unseen = np.array([snapshot.checkpoints[i].signature not in surrogate.architectures for i in rows.tolist()])
-        known = of_checkpoints(snapshot.checkpoints[i] for i in rows.tolist())
+        known = hyperparameters_of(snapshot.checkpoints[i] for i in rows.tolist())
         alone = surrogate.lacks_hyperparameters(known) & ~snapshot.learned[rows]
         found = surrogate.predict(snapshot.latents[torch.from_numpy(rows)], level, unseen, alone)
         for table, values in zip(out, (found.point, found.low, found.high), strict=True):

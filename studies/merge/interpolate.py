@@ -10,7 +10,7 @@ import torch
 
 from epsopt.optimize.latent.interpolation import PathPoint, along, linear_metrics, shares, straight
 from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
-from epsopt.surrogate.hyperparameter_table import of_checkpoints
+from epsopt.surrogate.hyperparameter_table import hyperparameters_of
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -100,7 +100,7 @@ def interpolate(
             found = one.fingerprint
             if (refused := surrogate.refusal(found.signature, level, found.tensor_kinds)) is not None:
                 raise UsageError(f"the way to {one.shown} cannot be predicted: {refused}")
-        known = of_checkpoints(e.checkpoint for e in ends)
+        known = hyperparameters_of(e.checkpoint for e in ends)
         codes = surrogate.encode([e.fingerprint for e in ends], hyperparameters=known)
         z = straight(codes[0], codes[1], steps)
         return Interpolation(along(surrogate, checkpoints, z, level, unseen=unseen), [], between)

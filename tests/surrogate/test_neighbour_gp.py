@@ -33,7 +33,6 @@ def test_with_as_many_rows_as_neighbours_it_is_the_exact_process():
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     slopes = [torch.autograd.grad(p.posterior_moments(at)[0].sum(), at)[0] for p in (exact, near)]
     torch.testing.assert_close(*slopes, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(near.mean(at.detach().float()), exact.mean(at.detach().float()), atol=1e-3, rtol=1e-3)
 
 
 def test_with_many_rows_it_says_nearly_what_the_exact_process_says_and_is_never_surer():
@@ -44,6 +43,17 @@ def test_with_many_rows_it_says_nearly_what_the_exact_process_says_and_is_never_
     assert bool((variance >= least - 1e-5).all())
     missing = near.of(metric_process(z, y), z, torch.where(torch.arange(900) % 2 == 0, y, torch.nan))
     assert len(missing.rows) == 450
+
+
+def test_measurements_may_lie_far_out_and_close_together():
+    g = torch.Generator().manual_seed(3)
+    z = 100.0 + 0.01 * torch.randn(200, 4, generator=g, dtype=torch.float64)
+    y = z.sum(dim=1) - 400.0
+    model = build_model(z, y[:, None], [GPHyperparameters(0.5, 1e-3, 1.0)], torch.ones(1, 4)).models[0]
+    mean, variance = NeighbourGP.of(model, z, y).posterior_moments(z)
+    assert torch.isfinite(mean).all()
+    assert torch.isfinite(variance).all()
+    assert float((mean - y).abs().max()) < 0.05
 
 
 def metric_process(z, y):
@@ -71,7 +81,7 @@ def test_measurements_that_one_process_has_no_room_for_are_honoured(zoo, thinned
         found = model.predict(model.memory.latents[left]).point
         return np.nanmean(np.abs(found - train.metrics[left]), axis=0)
 
-    of_few = replace(surrogate, memory=replace(surrogate.memory, answer_rows=None))
+    of_few = replace(surrogate, memory=replace(surrogate.memory, prediction_rows=None))
     assert (off(surrogate) < off(of_few)).all()
     assert off(surrogate).sum() < 0.5 * off(of_few).sum()
     assert (off(surrogate) < 2.0 * off(whole) + 1e-3).all()
@@ -90,7 +100,7 @@ def test_such_a_map_is_kept_and_learns_of_new_measurements(zoo, thinned):
     again = Surrogate.from_bytes(*surrogate.to_bytes())
     some = surrogate.memory.latents[:5].double()
     torch.testing.assert_close(again.posterior_moments(some)[0], surrogate.posterior_moments(some)[0])
-    assert torch.equal(again.memory.answer_rows, surrogate.memory.answer_rows)
+    assert torch.equal(again.memory.prediction_rows, surrogate.memory.prediction_rows)
     train = zoo[0]
     other = replace(train, keys=tuple(f"again {key}" for key in train.keys), metrics=train.metrics.copy())
     few = other.take(np.array([3]))
@@ -98,7 +108,7 @@ def test_such_a_map_is_kept_and_learns_of_new_measurements(zoo, thinned):
     with pytest.MonkeyPatch.context() as held:
         held.setattr(metric_gp, "MAX_ROWS", FEW)
         longer = condition_on_observations(surrogate, few)
-    assert len(longer.memory.answer_rows) == len(train) + 1
+    assert len(longer.memory.prediction_rows) == len(train) + 1
     before, after = (m.predict(longer.memory.latents[-1:]).point[0] for m in (surrogate, longer))
     lower = before > few.metrics[0] + 1e-3
     assert lower.any()
@@ -107,7 +117,7 @@ def test_such_a_map_is_kept_and_learns_of_new_measurements(zoo, thinned):
 
 def test_a_map_of_an_earlier_version_answers_as_it_did(thinned):
     surrogate = thinned[0]
-    old = replace(surrogate, memory=replace(surrogate.memory, answer_rows=None))
+    old = replace(surrogate, memory=replace(surrogate.memory, prediction_rows=None))
     again = Surrogate.from_bytes(*old.to_bytes())
     z = surrogate.memory.latents[:4].double() + 0.1
     torch.testing.assert_close(again.posterior_moments(z)[0], old.posterior_moments(z)[0])

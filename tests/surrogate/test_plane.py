@@ -92,7 +92,7 @@ def test_refining_and_longer_memory_keep_the_plane(zoo, fitted) -> None:
         keys=tuple(keys),
         weights=tuple(early.memory.weights[i] for i in rows),
         head_rows=torch.arange(len(rows)),
-        answer_rows=torch.arange(len(rows)),
+        prediction_rows=torch.arange(len(rows)),
         **{n: getattr(early.memory, n)[rows] for n in ("latents", "metrics", "runs", "lineages", "far_out")},
     )
     before = replace(early, memory=memory, projection=None)

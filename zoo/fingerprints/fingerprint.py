@@ -1,4 +1,4 @@
-"""Fingerprints: what is kept of a checkpoint's weights, a kilobyte or two a tensor and at most some 128 KB.
+"""Fingerprints: what is kept of a checkpoint's weights, a kilobyte or two a tensor and at most 128 KB.
 
 A fingerprint is a table with one row per *block* (a floating-point tensor of the state dict) and a fixed number
 of columns, plus one linear sketch of the whole weight vector. Of a network with many tensors, several of one role share
@@ -226,7 +226,7 @@ class Fingerprint:
         """
         header, body = header_of(data)
         try:
-            names, shapes = tuple(header["names"]), tuple(tuple(s) for s in header["shapes"])
+            names, shapes = _shared(tuple(header["names"]), tuple(tuple(s) for s in header["shapes"]))
             n_parameters, nan_weights = int(header["n_parameters"]), int(header.get("nan_weights", 0))
             if "parts" not in header:
                 features, sketch = _unbounded(zlib.decompress(body), len(names))
@@ -258,6 +258,14 @@ def _unbounded(body: bytes, n: int) -> tuple[Array, Array]:
     maps = np.frombuffer(body[first:second], dtype="<f2").reshape(n, _N_MAPS)
     features = np.concatenate([statistics, maps.astype(np.float32)], axis=1)
     return features, np.frombuffer(body[second:], dtype="<f4").reshape(SKETCH).astype(np.float32)
+
+
+@lru_cache(maxsize=256)
+def _shared(
+    names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """The same names and shapes; checkpoints of one architecture share the first ones that came."""
+    return names, shapes
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from functools import lru_cache
 from typing import Any
 
 from epsopt.zoo.errors import CatalogueError
@@ -37,7 +38,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
         found, body = header["format"], data[4 + length :]
         if found == FORMAT:
             named = header["parts"][0]
-            header |= json.loads(zlib.decompress(body[:named]))
+            header["names"], header["shapes"] = _named(body[:named])
             header["format"], body = header["columns"], body[named:]
     except DAMAGED as error:
         raise damaged(error) from error
@@ -47,6 +48,13 @@ def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
             "ingest the runs again into a new catalogue"
         )
     return header, body
+
+
+@lru_cache(maxsize=256)
+def _named(data: bytes) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Names and shapes; checkpoints of one architecture share them."""
+    held = json.loads(zlib.decompress(data))
+    return tuple(held["names"]), tuple(tuple(shape) for shape in held["shapes"])
 
 
 def damaged(error: BaseException) -> CatalogueError:

@@ -2,7 +2,7 @@
 
 Up to :data:`MOST_ROWS` tensors have a row each. Of more, neighbours of one role (``layers.#.mlp.weight`` of layers 4
 and 5) share a row: the role with most tensors gives way first. The product and the answers of a matrix take ten times
-the room of its statistics; where those of all modules would not fit, a few modules keep them.
+the room of its statistics; where those of all matrices would not fit, a few matrices keep them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from functools import lru_cache
 import numpy as np
 
 MOST_ROWS = 256
-"""Rows of a fingerprint."""
+"""Most rows of a fingerprint."""
 MOST_BYTES = 128_000
-"""What a fingerprint takes as bytes, about, at most; a name takes two or three more, however many there are."""
+"""Most bytes of a kept fingerprint, its names aside, which take two or three bytes a tensor."""
 
 _MATRIX = 300  # bytes of a matrix's statistics as they are kept
 _VECTOR = 200
-_MAPS = 2_800  # bytes of a module's product and answers
+_MAPS = 2_800  # bytes of the products and answers of a matrix and its bias
 _OTHERS = 11_000  # bytes of the sketch and of names
 _DIGITS = re.compile(r"\d+")
 
@@ -53,22 +53,24 @@ def kept_rows(names: Sequence[str], dimensions: Sequence[int]) -> KeptRows:
     """
     groups = _groups(names, dimensions)
     last = {group[-1] for group in groups}
-    modules = [module for module in _modules(names, dimensions) if last.intersection(module)]
+    units = [unit for unit in _units(names, dimensions) if last.intersection(unit)]
+    # A matrix's answers are kept with its bias; each further bias has answers of its own.
+    costs = [_MAPS * max(sum(dimensions[i] == 1 for i in unit), 1) for unit in units]
     described = sum(_MATRIX if dimensions[group[0]] > 1 else _VECTOR for group in groups)
-    room = max(MOST_BYTES - _OTHERS - described, 0) // _MAPS
-    answering = range(len(groups))
-    if len(modules) > room:
-        chosen = _chosen([_module_of(names[module[0]]) for module in modules], room)
-        kept = {tensor for k in chosen for tensor in modules[k]}
+    room = max(MOST_BYTES - _OTHERS - described, 0)
+    answering = list(range(len(groups)))
+    if sum(costs) > room:
+        chosen = _chosen([names[unit[0]] for unit in units], room // max(costs))
+        kept = {tensor for k in chosen for tensor in units[k]}
         answering = [row for row, group in enumerate(groups) if group[-1] in kept]
     labels = [names[g[0]] if len(g) == 1 else f"{names[g[0]]} ... {names[g[-1]]}" for g in groups]
     return KeptRows(tuple(groups), tuple(labels), tuple(answering), len(answering) < len(names))
 
 
 def _chosen(names: Sequence[str], most: int) -> list[int]:
-    """Choose at most `most` modules: as many of each role, evenly spaced in depth, the last one always.
+    """Choose at most `most` matrices by name: as many of each role, evenly spaced in depth, the last one always.
 
-    What a module answers is what all before it hand it, so that the last of a role has most to say.
+    What a matrix answers is what all before it hand it, so that the last of a role has most to say.
     """
     if not most:
         return []
@@ -96,16 +98,20 @@ def _by(keys: Sequence[Hashable]) -> list[list[int]]:
     return list(found.values())
 
 
-def _module_of(name: str) -> str:
-    return name.rpartition(".")[0] or name
-
-
-def _modules(names: Sequence[str], dimensions: Sequence[int]) -> list[list[int]]:
-    """Tensors of each module that answers: it has a matrix, or running statistics that are folded into one."""
-    return [
-        some for some in _by([_module_of(name) for name in names])
-        if any(dimensions[i] > 1 or names[i].endswith("running_var") for i in some)
-    ]  # fmt: skip
+def _units(names: Sequence[str], dimensions: Sequence[int]) -> list[list[int]]:
+    """Give what answers: each matrix with the vectors of its module that follow it, each folded running variance."""
+    units: list[list[int]] = []
+    last: dict[str, list[int]] = {}  # of a module
+    for i, name in enumerate(names):
+        module = name.rpartition(".")[0] or name
+        if dimensions[i] > 1:
+            last[module] = [i]
+            units.append(last[module])
+        elif module in last:
+            last[module].append(i)
+        elif name.endswith("running_var"):
+            units.append([i])
+    return units
 
 
 def _groups(names: Sequence[str], dimensions: Sequence[int]) -> list[tuple[int, ...]]:

@@ -14,6 +14,7 @@ import torch
 from epsopt.surrogate import TrainingConfig, fit
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.map_format import OtherVersion
+from epsopt.surrogate.refinement import refinable
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint, fingerprint
 from epsopt.zoo.fingerprints.formats import UNBOUNDED, header_of
@@ -121,7 +122,28 @@ def test_an_earlier_fingerprint_is_read_as_what_is_kept_now(monkeypatch):
     np.testing.assert_array_equal(before.statistics, now.statistics)
     np.testing.assert_array_equal(before.maps, now.maps)
     assert before.to_bytes() == now.to_bytes()
-    assert header_of(now.to_bytes())[0]["names"] == list(weights)
+    assert header_of(now.to_bytes())[0]["names"] == tuple(weights)
+
+
+@pytest.mark.parametrize("size", [12, 200])
+def test_many_matrices_of_one_module_are_bounded_too(size):
+    g = torch.Generator().manual_seed(0)
+    weights = {f"experts.{i // size}.w.{i % size}": torch.randn(24, 24, generator=g) for i in range(240)}
+    recurrent = {}
+    for layer in range(40):
+        for part, shape in (("weight_ih", (32, 24)), ("weight_hh", (32, 8)), ("bias_ih", (32,)), ("bias_hh", (32,))):
+            recurrent[f"lstm.{part}_l{layer}"] = torch.randn(shape, generator=g)
+    for network in (weights, recurrent):
+        found = looked_at(network)
+        assert found.kept.is_bounded
+        assert len(found.maps) >= 8
+        assert len(found.to_bytes()) <= MOST_BYTES
+
+
+def test_checkpoints_of_one_architecture_share_their_names():
+    one, other = (Fingerprint.from_bytes(looked_at(deep(3, seed=s)).to_bytes()) for s in (0, 1))
+    assert one.names is other.names
+    assert one.shapes is other.shapes
 
 
 def test_names_without_any_order_are_bounded_too():
@@ -164,6 +186,8 @@ def test_a_map_that_was_learned_from_more_asks_for_a_new_fit(deep_zoo):
     old = Surrogate.from_bytes(data, {**meta, "fingerprint_format": UNBOUNDED})
     with pytest.raises(OtherVersion, match="run 'epsopt fit' again"):
         old.encode(deep_zoo.fingerprints[:1])
+    assert "fingerprints of such networks" in (refinable(old, deep_zoo) or "")
+    assert refinable(Surrogate.from_bytes(data, meta), deep_zoo) is None
     shallow = looked_at(deep(2))
     assert torch.isfinite(old.encode([shallow])).all()
     assert old.to_bytes()[1]["fingerprint_format"] == UNBOUNDED
