@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -56,7 +57,9 @@ def in_order(
         found = dict(cluster.completed(function, calls))
         return [found[i] for i in range(len(calls))]
     workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(calls)), prefer="threads" if threads else None)
-    with contextlib.nullcontext() if threads else safe_children():
+    with contextlib.nullcontext() if threads else safe_children(), warnings.catch_warnings():
+        # Processes that had nothing to do for five minutes end, and others take their place.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         return list(workers(joblib.delayed(function)(*call) for call in calls))
 
 
