@@ -94,7 +94,9 @@ def test_hyperparameters_take_absent_words_and_unknown_values_and_never_the_seed
 def test_tables_have_the_training_parts_columns_and_nan_for_tensors_that_a_checkpoint_lacks(bench_zoo):
     train = bench_zoo.train
     whole = train.fingerprints[0]
-    part = replace(whole, names=whole.names[:2], shapes=whole.shapes[:2], features=whole.features[:2])
+    part = replace(
+        whole, names=whole.names[:2], shapes=whole.shapes[:2], statistics=whole.statistics[:2], maps=whole.maps[:2]
+    )
     renamed = replace(whole, names=tuple("other." + n for n in whole.names))
     test = replace(train.take([0, 1, 2]), fingerprints=(whole, part, renamed))
     left, right = statistics_tables(train, test, ("VALUES",))

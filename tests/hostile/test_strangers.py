@@ -120,6 +120,7 @@ def where(*_):
 training._trained = where
 training.load_network = lambda _, state: state
 cross_validation.held_out = where
+cross_validation.from_all_rows = lambda parts, *_: parts
 for path in [*training.train_many([(None, None)] * 2, None, 0), *cross_validation.predict_held_out([0, 0], 1)[0]]:
     assert not {"", ".", sys.argv[1]} & set(path), path
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,22 +38,23 @@ def looked_at(weights: dict[str, torch.Tensor], base: dict[str, torch.Tensor] | 
     return fingerprint(weights.items(), None if base is None else base.get)
 
 
-def as_before(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, Fingerprint]:
-    """The bytes of a format that kept everything, and what was kept."""
-    with monkeypatch.context() as everything:
-        everything.setattr("epsopt.zoo.fingerprints.fingerprint._kept", lambda names, _: kept_all(names))
-        whole = looked_at(weights)
-        features = whole.features
-    named = {"format": UNBOUNDED, "names": whole.names, "shapes": whole.shapes, "n_parameters": whole.n_parameters}
+def as_before(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, np.ndarray]:
+    """The bytes of a format that kept everything, and the columns of every tensor."""
+    held: list[np.ndarray] = []
+    of_tensors = Fingerprint.of_tensors
+
+    def watched(names, shapes, features, *others):
+        held.append(features.copy())
+        return of_tensors(names, shapes, features, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fingerprint, "of_tensors", watched)
+        found = looked_at(weights)
+    (features,) = held
+    named = {"format": UNBOUNDED, "names": found.names, "shapes": found.shapes, "n_parameters": found.n_parameters}
     header = json.dumps(named).encode()
     body = features[:, :_MAPS].astype("<f4").tobytes() + features[:, _MAPS:].astype("<f2").tobytes()
-    return struct.pack("<I", len(header)) + header + zlib.compress(body + whole.sketch.tobytes()), whole
-
-
-def kept_all(names: tuple[str, ...]) -> object:
-    own = kept_rows(("weight",), (2,))
-    n = len(names)
-    return replace(own, groups=tuple((i,) for i in range(n)), names=names, answering=tuple(range(n)))
+    return struct.pack("<I", len(header)) + header + zlib.compress(body + found.sketch.tobytes()), features
 
 
 def test_a_network_of_few_tensors_keeps_all_of_each():
@@ -102,7 +102,7 @@ def test_the_first_and_the_last_module_answer_and_every_role_has_rows():
 
 def test_neighbours_of_one_role_share_a_row_and_their_statistics_are_averaged(monkeypatch):
     weights = deep(60)
-    found, (_, whole) = looked_at(weights), as_before(weights, monkeypatch)
+    found, (_, features) = looked_at(weights), as_before(weights, monkeypatch)
     row = next(i for i, group in enumerate(found.kept.groups) if len(group) > 1)
     group = found.kept.groups[row]
     names = [found.names[i] for i in group]
@@ -110,15 +110,15 @@ def test_neighbours_of_one_role_share_a_row_and_their_statistics_are_averaged(mo
     assert [int(name.split(".")[1]) for name in names] == list(
         range(int(names[0].split(".")[1]), int(names[0].split(".")[1]) + len(names))
     )
-    np.testing.assert_allclose(found.statistics[row], whole.statistics[list(group)].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.statistics[row], features[list(group), :_MAPS].mean(axis=0), rtol=1e-5)
 
 
 def test_an_earlier_fingerprint_is_read_as_what_is_kept_now(monkeypatch):
     weights = deep(33)
-    data, whole = as_before(weights, monkeypatch)
+    data, _ = as_before(weights, monkeypatch)
     now, before = looked_at(weights), Fingerprint.from_bytes(data)
     assert len(data) > 3 * len(now.to_bytes())
-    assert before.signature == now.signature == whole.signature
+    assert before.signature == now.signature
     np.testing.assert_array_equal(before.statistics, now.statistics)
     np.testing.assert_array_equal(before.maps, now.maps)
     assert before.to_bytes() == now.to_bytes()
