@@ -228,7 +228,7 @@ def _opened(options: Options, wanted: dict[str, float], *, needs_map: bool) -> M
                 load_map(catalogue)  # says what is lacking
             targets = resolve_targets(wanted, project, checkpoints)
             return MeasuredProject(workspace, project, objectives, checkpoints, targets)
-        surrogate, n_unseen = kept.surrogate, unseen(catalogue, kept.surrogate)
+        surrogate, n_unseen = kept.surrogate, unseen(catalogue, kept.surrogate, checkpoints)
     note_other_bounds(project, surrogate)
     targets = resolve_targets(wanted, project, checkpoints, surrogate)
     return OpenProject(workspace, project, objectives, checkpoints, targets, surrogate, kept.validation, n_unseen)

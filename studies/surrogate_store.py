@@ -372,13 +372,18 @@ def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:
     return probed.surrogate if same[0] == same[1] else None
 
 
-def unseen(catalogue: Catalogue, surrogate: Surrogate) -> int:
+def unseen(catalogue: Catalogue, surrogate: Surrogate, checkpoints: Sequence[Checkpoint] | None = None) -> int:
     """Count the catalogue's measured checkpoints, each content once, that a fit would learn and the map does not know.
 
     Nothing is learned from NaN weights: such checkpoints do not count.
+
+    Args:
+        catalogue: what to read.
+        surrogate: the map.
+        checkpoints: all of the catalogue's, where they were read already; None: they are read.
     """
     known = set(surrogate.memory.keys)
-    new = [c for c in measured_contents(catalogue) if c.sha256 not in known]
+    new = [c for c in measured_contents(catalogue, checkpoints) if c.sha256 not in known]
     return len(new) - len(with_nan_weights(catalogue, new))
 
 

@@ -143,9 +143,15 @@ def measured_zoo(catalogue: Catalogue, metric_names: Sequence[str] | None = None
     return MeasuredZoo(catalogue, tuple(checkpoints), names, _table(checkpoints, names))
 
 
-def measured_contents(catalogue: Catalogue) -> list[Checkpoint]:
-    """Return the checkpoints with at least one measured metric, each content once."""
-    return each_content_once([c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())])
+def measured_contents(catalogue: Catalogue, checkpoints: Sequence[Checkpoint] | None = None) -> list[Checkpoint]:
+    """Return the checkpoints with at least one measured metric, each content once.
+
+    Args:
+        catalogue: what to read.
+        checkpoints: all of the catalogue's, where they were read already; None: they are read.
+    """
+    found = catalogue.checkpoints() if checkpoints is None else checkpoints
+    return each_content_once([c for c in found if any(v is not None for v in c.metrics.values())])
 
 
 def _table(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> NDArray[np.float64]:
