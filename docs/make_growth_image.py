@@ -60,8 +60,10 @@ def picture(found: dict[str, dict[tuple[int, int], tuple[float, float]]]) -> go.
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{n:,}" for n in sizes])
     figure.update_xaxes(title_text="checkpoints", row=2)
     figure.update_yaxes(type="log")
-    figure.update_yaxes(title_text="processor seconds", dtick=1, row=1, col=1)
-    figure.update_yaxes(title_text="peak memory, GB", tickvals=[0.25, 0.5, 1, 2, 4], row=2, col=1)
+    figure.update_yaxes(dtick=1, row=1)
+    figure.update_yaxes(tickvals=[0.25, 0.5, 1, 2, 4], row=2)
+    figure.update_yaxes(title_text="processor seconds", row=1, col=1)
+    figure.update_yaxes(title_text="peak memory, GB", row=2, col=1)
     return dressed(figure, 560)
 
 
