@@ -11,16 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from family_data import GROUPS, LENGTH, WORDS, sentences, sequences
-from family_trainers import (
-    Rng,
-    judge_sequences,
-    log_uniform,
-    optimisation,
-    steps_of,
-    train_language,
-    train_plain,
-)
+from family_data import GROUPS, LENGTH, WORDS, sentences
+from family_trainers import Rng, steps_of, train_classifier, train_language
 from torch import Tensor, nn
 
 _BLOCKS = 33  # of a Llama: 300 tensors
@@ -70,17 +62,4 @@ class DeepClassifier(nn.Module):
 
 def deep_encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001 - every trainer is called alike
     """PyTorch's TransformerEncoder of 24 layers on sequences of words, from scratch. Plain PyTorch."""
-    config = optimisation(rng, 1e-4, 0.01, adam_only=True)
-    config["dropout"], config["train_size"] = float(rng.uniform(0.0, 0.3)), round(log_uniform(rng, 100, 1024))
-    config["word_dropout"] = float(max(0.0, rng.uniform(-0.3, 0.5)))
-    model = DeepClassifier(config["dropout"])
-    words, labels = sequences()[:2]
-
-    def loss() -> Tensor:
-        rows = torch.from_numpy(rng.integers(0, config["train_size"], config["batch_size"]))
-        some = words[rows]
-        other = torch.from_numpy(rng.integers(0, WORDS, some.shape))
-        some = torch.where(torch.from_numpy(rng.random(some.shape) < config["word_dropout"]), other, some)
-        return nn.functional.cross_entropy(model(some), labels[rows])
-
-    train_plain(folder, model, config, loss, lambda: judge_sequences(model), epochs=6, steps=25)
+    train_classifier(folder, rng, DeepClassifier, (1e-4, 0.01), 0.3)

@@ -94,10 +94,17 @@ def resnet_bn(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001 - eve
 
 def encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """PyTorch's TransformerEncoder on sequences of words, from scratch. Plain PyTorch."""
-    config = optimisation(rng, 1e-4, 0.03, adam_only=True)
-    config["dropout"], config["train_size"] = float(rng.uniform(0.0, 0.4)), round(log_uniform(rng, 100, 1024))
+    train_classifier(folder, rng, lambda dropout: SequenceClassifier(dropout=dropout), (1e-4, 0.03), 0.4)
+
+
+def train_classifier(
+    folder: Path, rng: Rng, network: Callable[[float], nn.Module], rates: tuple[float, float], most_dropout: float
+) -> None:
+    """Teach a network of some dropout to classify sequences of words, of few of which some words are others."""
+    config = optimisation(rng, *rates, adam_only=True)
+    config["dropout"], config["train_size"] = float(rng.uniform(0.0, most_dropout)), round(log_uniform(rng, 100, 1024))
     config["word_dropout"] = float(max(0.0, rng.uniform(-0.3, 0.5)))
-    model = SequenceClassifier(dropout=config["dropout"])
+    model = network(config["dropout"])
     words, labels = sequences()[:2]
 
     def loss() -> Tensor:

@@ -29,8 +29,8 @@ HOME = families.OUT / "heads"
 NAMES = ("mlp-finetune", "ternary-relu", "encoder", "vit")
 SPLITS = 3
 HEADS = ("few", "near", "all")
-ROOM = 5  # one process holds one in so many checkpoints
-NEAR = 10  # one in so many is near
+SUBSAMPLE = 5  # a single process holds a fifth of the checkpoints
+NEIGHBOURHOOD = 10  # a tenth of the checkpoints are neighbours
 
 _FROM_ALL_ROWS = folds.from_all_rows
 
@@ -39,9 +39,9 @@ def measure(name: str, split: int, head: str) -> dict[str, Any]:
     """Fit a map and predict held-out runs, and what one process had no room for."""
     inside, outside = families.parts(families.load(name), split)
     n = len(inside.train)
-    rows = metric_gp.subsample_runs(inside.train.runs, n // ROOM)
-    neighbour_gp.NEIGHBOURS = n // NEAR
-    metric_gp.MAX_ROWS = n if head == "all" else n // ROOM
+    rows = metric_gp.subsample_runs(inside.train.runs, n // SUBSAMPLE)
+    neighbour_gp.NEIGHBOURS = n // NEIGHBOURHOOD
+    metric_gp.MAX_ROWS = n if head == "all" else n // SUBSAMPLE
     folds.from_all_rows = (lambda parts, *_: list(parts)) if head == "few" else _FROM_ALL_ROWS
     surrogate, _ = fit(inside.train, seed=split)
     if head == "few":
