@@ -228,11 +228,7 @@ def held_out_from_all_rows(fold: Fold, metric: int, settings: Sequence[GPHyperpa
     y = torch.tensor(fold.y_all[known, metric])
     means, variances = [], []
     for chosen in settings:
-        inverse = torch.zeros(z.shape[1], dtype=torch.float64)
-        inverse[:encoded] = torch.tensor(fold.inverse_lengths[metric])
-        if chosen.alike:
-            inverse[encoded + metric] = chosen.alike
-        inverse = inverse.clamp(min=1e-6) / chosen.length
+        inverse = _inverse_lengths(z.shape[1], torch.tensor(fold.inverse_lengths), metric, chosen) / chosen.length
         prior = TreeMean(encoded + metric, chosen.trees)
         near = NeighbourGP(z * inverse, y - prior(z), inverse, 1.0, chosen.noise, prior)
         mean, variance = near.posterior_moments(z_held)
@@ -395,17 +391,23 @@ def build_model(z: Tensor, y: Tensor, settings: list[GPHyperparameters], inverse
             likelihood=likelihood,
             outcome_transform=None,
         )
-        inverse = torch.zeros(z.shape[1], dtype=torch.float64)
-        inverse[:encoded] = inverse_lengths[j].double()
-        if chosen.alike:
-            inverse[encoded + j] = chosen.alike
-        kernel.base_kernel.lengthscale = chosen.length / inverse.clamp(min=1e-6)
+        kernel.base_kernel.lengthscale = chosen.length / _inverse_lengths(z.shape[1], inverse_lengths, j, chosen)
         kernel.outputscale = chosen.variance
         likelihood.noise = max(chosen.noise * chosen.variance, 1.1e-4)
         models.append(model.double())
     out = ModelListGP(*models).eval()
     out.requires_grad_(requires_grad=False)
     return out
+
+
+def _inverse_lengths(latent: int, of_network: Tensor, metric: int, chosen: GPHyperparameters) -> Tensor:
+    """``(latent,)`` what a metric's kernel multiplies z with, before its length; ``of_network`` is ``(m, encoded)``."""
+    encoded = of_network.shape[1]
+    inverse = torch.zeros(latent, dtype=torch.float64)
+    inverse[:encoded] = of_network[metric].double()
+    if chosen.alike:
+        inverse[encoded + metric] = chosen.alike
+    return inverse.clamp(min=1e-6)
 
 
 class TreeMean(Mean):  # type: ignore[misc]
