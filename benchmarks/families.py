@@ -36,6 +36,7 @@ import numpy as np
 import other_families
 import psutil
 import torch
+import transformer_families
 import zoos
 from baselines import hyperparameters, statistics_and_hyperparameters
 from numpy.typing import NDArray
@@ -81,12 +82,17 @@ FURTHER_REPORTED: dict[str, Family] = {
     "implicit": (other_families.implicit, None, 24),
 }
 DEEP_DEVELOPMENT: dict[str, Family] = {"deep-llama": (deep_families.deep_llama, deep_families.deep_llama_base, 20)}
+TRANSFORMERS: dict[str, Family] = {
+    "neox": (transformer_families.neox, None, 20),
+    "bert": (transformer_families.bert, None, 24),
+}
 DEEP_REPORTED: dict[str, Family] = {"deep-encoder": (deep_families.deep_encoder, None, 24)}
 GROUPS: dict[str, Mapping[str, Family | None]] = {
     "development": DEVELOPMENT,
     "reported": REPORTED,
     "further kinds, development": FURTHER_DEVELOPMENT,
     "further kinds, reported": FURTHER_REPORTED,
+    "transformers, development": TRANSFORMERS,
     "deep networks, development": DEEP_DEVELOPMENT,
     "deep networks, reported": DEEP_REPORTED,
 }

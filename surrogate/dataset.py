@@ -80,9 +80,10 @@ class TrainingSet:
         groups = [np.unique(ids, return_inverse=True)[1] for ids in (self.runs, self.lineages)]
         for array in (*groups, self.metrics, self.embeddings):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        # A fingerprint that follows more of the same weights, or keeps less of them, is another one.
+        # A fingerprint that follows more of the same weights or follows them otherwise, or keeps less, is another one.
         kinds = {(f.names, f.shapes, f.format): f for f in self.fingerprints}.values()
         content.update("".join(sorted(f.signature for f in kinds if f.is_followed)).encode())
+        content.update("".join(sorted(f"wired {f.signature}" for f in kinds if f.is_wired)).encode())
         content.update("".join(sorted(f"bounded {f.signature}" for f in kinds if f.kept.is_bounded)).encode())
         content.update(hyperparameters_digest(self.hyperparameters or ()))
         return content.hexdigest()[:16]

@@ -76,8 +76,8 @@ def refinable(old: Surrogate, train: TrainingSet) -> str | None:
     same = np.isclose(scaled, before, atol=1e-4, equal_nan=True) | (far_out & lies_far_out(scaled))
     if not same.all():
         return "metrics of its checkpoints have changed"
-    if not old.tokenizer.of_bounded and any(f.kept.is_bounded for f in train.fingerprints):
-        return "it was learned from more than fingerprints of such networks keep"
+    if old.tokenizer.refusal(train.fingerprints) is not None:
+        return "another version of epsopt took its fingerprints"
     kinds = set(old.tokenizer.kinds)
     if any(not kinds.intersection(f.kinds) for key, f in zip(train.keys, train.fingerprints, strict=True)
            if key not in known):  # fmt: skip

@@ -31,9 +31,7 @@ from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
-from epsopt.zoo.fingerprints.formats import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints.formats import READABLE as FINGERPRINT_FORMATS
-from epsopt.zoo.fingerprints.formats import UNBOUNDED, WITHOUT_FOLLOWED
 from epsopt.zoo.formatting import count
 
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
@@ -615,7 +613,7 @@ class Surrogate:
                 tensors[f"plane.{name}"] = torch.from_numpy(np.ascontiguousarray(part))
         meta = {
             "format": FORMAT if self.trees is not None else WITHOUT_TREES,
-            "fingerprint_format": FINGERPRINT_FORMAT if self.tokenizer.of_bounded else UNBOUNDED,
+            "fingerprint_format": self.tokenizer.of_format,
             "trained_on": self.trained_on,
             "metrics": list(self.metric_names),
             "transforms": [_transform_json(t) for t in self.transforms],
@@ -694,7 +692,7 @@ class Surrogate:
                 tuple(meta["kinds"]),
                 tuple(meta.get("answering", meta["kinds"])),
                 views,
-                of_bounded=meta["fingerprint_format"] not in {UNBOUNDED, WITHOUT_FOLLOWED},
+                of_format=meta["fingerprint_format"],
             ),
             network=network,
             memory=EncodedCheckpoints(

@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 from epsopt.surrogate.map_format import OtherVersion
 from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
+from epsopt.zoo.fingerprints.formats import FORMAT, UNBOUNDED, WITHOUT_STREAMS
 
 COMPONENTS = 16
 """Principal components of a view; 32 or 64 were no better on the development zoo (docs/decisions)."""
@@ -70,14 +71,13 @@ class FeatureEncoder:
         kinds: blocks (name and shape) that a good share of the runs has.
         answering: those of them of which fingerprints keep a product and answers.
         views: in the order of the tokens.
-        of_bounded: whether it was learned from fingerprints as they are kept now; earlier ones kept more of networks
-            with many tensors.
+        of_format: version of the fingerprints that it was learned from.
     """
 
     kinds: tuple[str, ...]
     answering: tuple[str, ...]
     views: tuple[View, ...]
-    of_bounded: bool = True
+    of_format: int = FORMAT
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -95,6 +95,18 @@ class FeatureEncoder:
         parts = [tokens[:, s] for v, s in zip(self.views, self.slices, strict=True) if v.name.startswith("probes ")]
         return torch.cat([tokens[:, :0], *parts], dim=1).double().numpy()
 
+    def refusal(self, fingerprints: Sequence[Fingerprint]) -> str | None:
+        """Say why these fingerprints cannot be compared with those that it was learned from; None: they can be.
+
+        Args:
+            fingerprints: of any version.
+        """
+        if self.of_format <= UNBOUNDED and any(f.kept.is_bounded for f in fingerprints):
+            return "which kept more of networks with many tensors"
+        if self.of_format <= WITHOUT_STREAMS and any(f.is_wired for f in fingerprints):
+            return "which followed such networks in another way"
+        return None
+
     def __call__(self, fingerprints: Sequence[Fingerprint], embeddings: Embeddings | None = None) -> torch.Tensor:
         """Turn ``n`` checkpoints into ``(n, columns)`` float32, view beside view; zero where a view has nothing to see.
 
@@ -103,12 +115,11 @@ class FeatureEncoder:
             embeddings: ``(n, anchors, dim)`` with NaN where there is none; used only if :attr:`probes`.
 
         Raises:
-            OtherVersion: it was learned from more than fingerprints of such a network keep.
+            OtherVersion: it was learned from fingerprints that say something else (:meth:`refusal`).
         """
-        if not self.of_bounded and any(f.kept.is_bounded for f in fingerprints):
+        if (why := self.refusal(fingerprints)) is not None:
             raise OtherVersion(
-                "the fitted map was written by another version of epsopt, which kept more of networks with many "
-                "tensors: run 'epsopt fit' again"
+                f"the fitted map was written by another version of epsopt, {why}: run 'epsopt fit' again"
             )
         out = np.zeros((len(fingerprints), self.slices[-1].stop), dtype=np.float32)
         for start in range(0, len(fingerprints), _TOGETHER):

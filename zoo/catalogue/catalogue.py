@@ -241,7 +241,9 @@ class Catalogue:
     def _measured_names(self, found: Listing) -> list[str]:
         measured: set[str] = set()
         for c in found.checkpoints:
-            measured.update(name for name, v in self.renamed(c.metrics).items() if v is not None)
+            metrics = self.renamed(c.metrics)
+            if not metrics.keys() <= measured:  # of most, all are known from the first ones
+                measured.update(name for name, v in metrics.items() if v is not None)
         return sorted(measured)
 
     def not_finite(self, within: Collection[str] | None = None) -> list[NotFinite]:

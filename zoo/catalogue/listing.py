@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from epsopt.zoo.catalogue.copies import Held, parts_of_others
 from epsopt.zoo.catalogue.run_names import distinct_names
@@ -117,9 +117,12 @@ def listing(connection: Connection) -> Listing:
     found = whole_runs(connection)
     parts = found.parts
     side_metrics = _side_file_metrics(connection)
+    # Most checkpoints have one file, which their own row names: only the others' are read.
+    other = (files.c.path != checkpoints.c.path) | func.coalesce(files.c.sha256 != checkpoints.c.sha256, True)
+    several = select(files.c.checkpoint_id).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id).where(other)
+    held = select(files.c.checkpoint_id, files.c.path, files.c.sha256).where(files.c.checkpoint_id.in_(several))
     members: dict[int, list[Any]] = {}
-    held = select(files.c.checkpoint_id, files.c.path, files.c.sha256).order_by(files.c.path)
-    for file in connection.execute(held).all():
+    for file in connection.execute(held.order_by(files.c.path)).all():
         members.setdefault(file[0], []).append(file)
     listed: dict[int, Listed] = {}
     holding: dict[tuple[int, str], int] = {}
@@ -127,26 +130,29 @@ def listing(connection: Connection) -> Listing:
     rows = connection.execute(select(*(c for c in checkpoints.c if c is not checkpoints.c.hyperparameters))).all()
     measured: list[Metrics] = json.loads(f"[{','.join([row.metrics for row in rows])}]")  # at once: in half the time
     for row, own_metrics in zip(rows, measured, strict=True):
-        own, metrics = members.get(row.id, ()), own_metrics
+        own, metrics = members.get(row.id), own_metrics
         if joined:
             from_side_files: Metrics = {}
-            for sha256 in dict.fromkeys([*(m.sha256 for m in own if m.sha256 is not None), row.sha256]):
+            for sha256 in dict.fromkeys([*(m.sha256 for m in own or () if m.sha256 is not None), row.sha256]):
                 from_side_files.update(side_metrics.get((row.run_id, sha256), {}))
                 holding[row.run_id, sha256] = row.id
             metrics = known_metrics(row.layout, metrics, from_side_files)
-        listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m[1] for m in own])
+        paths = [row.path] if own is None else [m[1] for m in own]
+        listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, paths)
     for part, whole in parts.items():
         _join(part, whole, listed, holding, side_metrics)
-    shown = [one for one in listed.values() if one.run_id not in parts]
+    shown = [one for one in listed.values() if one.run_id not in parts] if parts else list(listed.values())
     count_steps(shown)
     return Listing(shown, found.runs, found.hyperparameters, parts, found.names)
 
 
-def count_steps(listed: Iterable[Listed]) -> None:
+def count_steps(listed: Collection[Listed]) -> None:
     """Let steps stand for epochs where all checkpoints of most runs share one, as in a training that takes one epoch.
 
     It holds for a whole catalogue, so that runs can be compared; a run with a checkpoint of no step keeps its epochs.
     """
+    if all(one.row.step is None for one in listed):
+        return
     moments: dict[int, set[tuple[int, int]]] = {}
     members: dict[int, list[Listed]] = {}
     stepless: set[int] = set()

@@ -35,12 +35,23 @@ import torch
 from numpy.typing import NDArray
 
 from epsopt.zoo.fingerprints.block_statistics import DELTA, LARGEST, STATISTICS, ScratchMemory, delta, statistics
-from epsopt.zoo.fingerprints.formats import DAMAGED, FORMAT, WITHOUT_FOLLOWED, damaged, header_of
+from epsopt.zoo.fingerprints.formats import (
+    DAMAGED,
+    FORMAT,
+    WITHOUT_FOLLOWED,
+    WITHOUT_STREAMS,
+    damaged,
+    header_of,
+    is_by_alphabet,
+    is_outdated,
+)
 from epsopt.zoo.fingerprints.kept_rows import KeptRows, kept_rows
 from epsopt.zoo.fingerprints.large_matrix import LARGE, LargeMatrix
 from epsopt.zoo.fingerprints.sketch import SKETCH, sketch_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
-from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain, is_followed
+from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain
+from epsopt.zoo.fingerprints.wiring import is_followed, may_have_streams
+from epsopt.zoo.reading.forward_order import alphabetical_order
 
 _N_SHAPE = 4
 _N_PRODUCT = WIDTH * WIDTH
@@ -83,7 +94,7 @@ class Fingerprint:
             of checkpoints is the weighted sum of their sketches.
         n_parameters: number of floating-point values in the checkpoint.
         nan_weights: number of those that are NaN. Infinite ones do not count: masks of attention hold them.
-        format: version of the columns, :data:`FORMAT` or :data:`WITHOUT_FOLLOWED`.
+        format: version of the columns, :data:`FORMAT`, :data:`WITHOUT_STREAMS` or :data:`WITHOUT_FOLLOWED`.
     """
 
     names: tuple[str, ...]
@@ -164,6 +175,11 @@ class Fingerprint:
         return self.format > WITHOUT_FOLLOWED and any(map(is_followed, self.names))
 
     @property
+    def is_wired(self) -> bool:
+        """Whether it may follow residual streams, or take tensors in another order, as no earlier format did."""
+        return self.format > WITHOUT_STREAMS and _is_wired(self.names, self.shapes)
+
+    @property
     def signature(self) -> str:
         """Digest of names and shapes, in any order: checkpoints of one signature can be compared tensor by tensor.
 
@@ -176,14 +192,11 @@ class Fingerprint:
         """Return the signature of tensors with these names and shapes.
 
         Args:
-            names: of the tensors, in any order.
+            names: of the tensors, in any order; of an earlier format in that of the fingerprint.
             shapes: of the same tensors.
             version: format of the fingerprint.
         """
-        listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
-        if version > WITHOUT_FOLLOWED and any(map(is_followed, names)):
-            listing += f" followed since format {WITHOUT_FOLLOWED + 1}"
-        return hashlib.sha256(listing.encode()).hexdigest()[:16]
+        return _signature(tuple(names), tuple(map(tuple, shapes)), version)
 
     @property
     def tensor_kinds(self) -> frozenset[str]:
@@ -230,7 +243,7 @@ class Fingerprint:
             n_parameters, nan_weights = int(header["n_parameters"]), int(header.get("nan_weights", 0))
             if "parts" not in header:
                 features, sketch = _unbounded(zlib.decompress(body), len(names))
-                version = FORMAT if header["format"] > WITHOUT_FOLLOWED else WITHOUT_FOLLOWED
+                version = _version(min(header["format"], WITHOUT_STREAMS), names, shapes)
                 return cls.of_tensors(names, shapes, features, sketch, n_parameters, nan_weights, version)
             kept, middle = _kept(names, shapes), header["parts"][1]
             planes = np.frombuffer(zlib.decompress(body[:middle]), dtype=np.uint8).reshape(4, -1)
@@ -245,10 +258,33 @@ class Fingerprint:
                 sketch=np.frombuffer(rest[end:], dtype="<f4").reshape(SKETCH).astype(np.float32),
                 n_parameters=n_parameters,
                 nan_weights=nan_weights,
-                format=int(header["format"]),
+                format=_version(int(header["format"]), names, shapes),
             )
         except DAMAGED as error:
             raise damaged(error) from error
+
+
+@lru_cache(maxsize=256)
+def _signature(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], version: int) -> str:
+    listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
+    if version > WITHOUT_FOLLOWED and any(map(is_followed, names)):
+        listing += f" followed since format {WITHOUT_FOLLOWED + 1}"
+    if version > WITHOUT_STREAMS and may_have_streams(names, shapes):
+        listing += f" with streams since format {WITHOUT_STREAMS + 1}"
+    if version <= WITHOUT_STREAMS and is_by_alphabet(names):
+        listing += " in alphabetical order"
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _is_wired(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> bool:
+    return may_have_streams(names, shapes) or is_by_alphabet(alphabetical_order(names))
+
+
+@lru_cache(maxsize=256)
+def _version(version: int, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> int:
+    """The format of kept columns; of networks of which every format sees the same, the newest."""
+    return version if is_outdated(version, names, shapes) else FORMAT
 
 
 def _unbounded(body: bytes, n: int) -> tuple[Array, Array]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.fingerprints.wiring import is_followed, may_have_streams
+from epsopt.zoo.reading.forward_order import alphabetical_order, forward_order
 
-FORMAT = 4
+FORMAT = 5
 """Raised with every change of what is kept, so that an old fingerprint is never compared with a new one."""
+WITHOUT_STREAMS = 4
+"""The format that took tensors in a file's order and followed no residual streams; of other networks it is the same."""
 UNBOUNDED = 3
 """The format that kept everything of every tensor; read, it is bounded as a new one."""
 WITHOUT_FOLLOWED = 2
 """The format before fused projections, BatchNorm and attention were followed; of other networks it is the same."""
-READABLE = frozenset({FORMAT, UNBOUNDED, WITHOUT_FOLLOWED})
+READABLE = frozenset({FORMAT, WITHOUT_STREAMS, UNBOUNDED, WITHOUT_FOLLOWED})
 """Formats that this version reads."""
 
 DAMAGED = (struct.error, ValueError, KeyError, IndexError, TypeError, zlib.error)
@@ -36,7 +41,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
         (length,) = struct.unpack_from("<I", data)
         header: dict[str, Any] = json.loads(data[4 : 4 + length])
         found, body = header["format"], data[4 + length :]
-        if found == FORMAT:
+        if found in {FORMAT, WITHOUT_STREAMS}:
             named = header["parts"][0]
             header["names"], header["shapes"] = _named(body[:named])
             header["format"], body = header["columns"], body[named:]
@@ -55,6 +60,29 @@ def _named(data: bytes) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """Names and shapes; checkpoints of one architecture share them."""
     held = json.loads(zlib.decompress(data))
     return tuple(held["names"]), tuple(tuple(shape) for shape in held["shapes"])
+
+
+def is_outdated(version: int, names: Sequence[str], shapes: Iterable[Sequence[int]]) -> bool:
+    """Tell whether a fingerprint would be another one if it were taken now.
+
+    Args:
+        version: format of its columns.
+        names: of its tensors, in its order.
+        shapes: of the same tensors.
+    """
+    if version <= WITHOUT_FOLLOWED and any(map(is_followed, names)):
+        return True
+    return version <= WITHOUT_STREAMS and (may_have_streams(names, shapes) or is_by_alphabet(names))
+
+
+def is_by_alphabet(names: Sequence[str]) -> bool:
+    """Tell whether names come as earlier versions took them for a state dict's, and not in the order of computation.
+
+    Args:
+        names: of tensors.
+    """
+    listed = list(names)
+    return listed == alphabetical_order(names) != forward_order(names)
 
 
 def damaged(error: BaseException) -> CatalogueError:

@@ -1,12 +1,11 @@
 """The chain of weight matrices of a network: products, and what it answers to fixed probes as a generic network.
 
-Who feeds whom is not in a state dict; it is guessed from names and sizes. Convolutions, BatchNorm (folded into the
-matrix before it), fused projections of attention and what follows attention's values are recognised by their names.
+Who feeds whom is guessed (``wiring.py``). Convolutions, BatchNorm (folded into the matrix before it), embeddings, fused
+projections, attention, gates and residual streams count as what they do in a network's own forward pass.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
@@ -17,6 +16,17 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import times
+from epsopt.zoo.fingerprints.wiring import (
+    Matrix,
+    Path,
+    Wiring,
+    is_fused,
+    is_gain,
+    is_table,
+    is_transposed,
+    may_be_table,
+    module_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,69 +40,48 @@ _KEPT_INPUTS = 1 << 13  # inputs of a chain up to which its probes are kept for 
 _EPSILON = 1e-5  # of BatchNorm, PyTorch's default
 _PARTS = ("q", "k", "v")
 
-# Modules, and parameters, that hold queries, keys and values in one matrix.
-_FUSED = re.compile(r"in_proj|qkv(_proj)?|(attn_|to_)qkv|c_attn|wqkv|query_key_value", re.IGNORECASE)
-_TRANSPOSED = re.compile(r"c_attn|c_proj|c_fc|q_attn")  # Conv1D of transformers keeps (inputs, outputs)
-_VALUE = re.compile(r"(v|values?)(_proj|_lin)?|wv|to_v", re.IGNORECASE)
-_QUERY_OR_KEY = re.compile(r"(q|k|query|queries|keys?)(_proj|_lin)?|w[qk]|to_[qk]", re.IGNORECASE)
 _NORM = ("weight", "bias", "running_mean", "running_var")
-
 Array = NDArray[np.float32]
-
-
-def is_followed(name: str) -> bool:
-    """Tell whether a tensor, by its name, is of a kind that an earlier format did not follow through the network."""
-    path = _module(name)
-    own = path[-1] if path else ""
-    return name.endswith("running_var") or any(p.fullmatch(own) for p in (_FUSED, _TRANSPOSED, _VALUE))
-
-
-def _module(name: str) -> list[str]:
-    """Path of the module of a tensor; ``attn.in_proj_weight`` counts as the weight of a module ``attn.in_proj``."""
-    path = name.split(".")
-    if path[-1] in {"in_proj_weight", "in_proj_bias"}:
-        return [*path[:-1], "in_proj"]
-    return path[:-1]
 
 
 @dataclass(frozen=True, eq=False)
 class _Output:
-    """One matrix as the chain sees it.
+    """What one matrix answers.
 
     Attributes:
-        path: its module's path; of a part of a fused projection that of a module of its own.
+        matrix: as far as wiring goes.
         module: the path of the module that holds it.
-        source: place of the matrix that it is fed by; -1: fresh probes.
-        crossed: whether `source` lies in another module, so that no activation is assumed between them.
-        inputs: how many inputs it has.
         product: ``(units, 16)`` product of the chain up to here.
         state: ``(units, 64)`` answers to the probes, before any activation.
+        stream: the product and the answers of the residual stream that its own are added to; None: there is none.
     """
 
-    path: list[str]
-    module: list[str]
-    source: int
-    crossed: bool
-    inputs: int
+    matrix: Matrix
+    module: Path
     product: Array
     state: Array
+    stream: tuple[Array, Array] | None = None
+
+    @property
+    def handed_on(self) -> tuple[Array, Array]:
+        """Product and answers with those of the residual stream."""
+        if self.stream is None:
+            return self.product, self.state
+        return self.product + self.stream[0], self.state + self.stream[1]
 
 
 class WeightChain:
-    """Follows consecutive weight matrices through a state dict and multiplies them up.
+    """Follows weight matrices through a network, each from what feeds it, and multiplies them up.
 
-    Who feeds whom is not in a state dict; it is guessed from names and sizes, from the innermost module outwards. A
-    matrix that takes as many inputs as a differently named earlier sibling (``mu`` and ``logvar``, ``q`` and ``k``) is
-    fed like it; otherwise by the nearest earlier matrix with as many outputs (of parallel ones, the first); and when
-    there is none, by fresh probes. What follows attention's values is fed by them. A bias belongs to its own module's
-    matrix, running statistics to the nearest earlier matrix with as many outputs. A wrong guess is still a fixed
-    function of the weights, the same for every checkpoint of an architecture.
+    A bias belongs to its own module's matrix, running statistics to the nearest earlier matrix with as many outputs. A
+    wrong guess of what feeds a matrix is still a fixed function of the weights, the same for every checkpoint of an
+    architecture. What a matrix reads of a residual stream is the whole of it; what is kept of a matrix is its own part.
     """
 
     def __init__(self) -> None:
         self._outputs: list[_Output] = []
-        self._places = _Places()
-        self._norms: dict[tuple[str, ...], dict[str, Array]] = {}
+        self._wiring = Wiring()
+        self._norms: dict[Path, dict[str, Array]] = {}
 
     def add(self, name: str, values: Array | Tensor) -> tuple[Array, Array] | None:
         """Add the next tensor.
@@ -104,41 +93,63 @@ class WeightChain:
         Returns:
             The block's ``PRODUCT`` and ``RESPONSE`` columns, ``(256,)`` and ``(1024,)``; ``None`` where it has none.
         """
-        path = _module(name)
+        path = module_of(name)
         if values.ndim == 1 and isinstance(values, np.ndarray):
-            last = name.rpartition(".")[2]
-            if last in _NORM and not self._known(path):
-                return self._norm(tuple(path), last, values)
+            last, known = name.rpartition(".")[2], self._known(path)
+            if is_gain(name) and not known:
+                self._wiring.add_norm(path)
+            if last in _NORM and not known:
+                return self._norm(path, last, values)
             return self._bias(path, values)
         if values.ndim < 2:
             return None
-        if values.ndim == 2 and path and _TRANSPOSED.fullmatch(path[-1]):
-            values = np.ascontiguousarray(values.T) if isinstance(values, np.ndarray) else values.T
+        table = values.ndim == 2 and is_table(name)
+        if table or (values.ndim == 2 and is_transposed(path)):
+            values = _transposed(values)
         # A convolution acts on a constant input as the sum over its kernel does.
         matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(-1)
+        if values.ndim == 2 and may_be_table(name):
+            as_table = self._answer(_transposed(values), (), -1, crossed=True)
+            self._wiring.add_as_table(as_table.matrix.units)
+            self._outputs.append(as_table)
+        source, crossed = (-1, True) if table else self._wiring.fed_by(path, matrix.shape[1])
+        answered = self._answer(matrix, path, source, crossed=crossed)
+        found = _split(answered)
+        if len(found) == 1 and (joined := self._wiring.joins(answered.matrix)) is not None:
+            place, width = joined
+            stream = self._outputs[place].handed_on if place >= 0 else _inputs(width)
+            found = [replace(answered, matrix=answered.matrix._replace(joins=True), stream=stream)]
+        for output in found:
+            self._wiring.add(output.matrix)
+        self._outputs += found
+        return _summaries(answered.product, answered.state, len(found))
+
+    def _answer(self, matrix: Array | Tensor, path: Path, source: int, *, crossed: bool) -> _Output:
+        """What a matrix answers to what feeds it."""
         inputs = matrix.shape[1]
-        source, crossed = self._places.fed_by(path, inputs)
         if source < 0:
             product, state = _inputs(inputs)
         else:
-            before = self._outputs[source]
-            product = before.product
-            state = _normalise(before.state) if crossed else _activate(before.state)
+            product, state = self._outputs[source].handed_on
+            if crossed:
+                state = _normalise(state)
+            else:
+                state = _activate(state)
+                if (gated := self._wiring.gated_by(source)) is not None:
+                    state = state * self._outputs[gated].state
+            if len(state) < inputs:  # grouped attention: every value is read by several heads
+                product, state = (np.tile(x, (inputs // len(x), 1)) for x in (product, state))
         answered = _times(matrix, np.concatenate([product, state], axis=1))
         product, state = answered[:, :WIDTH], answered[:, WIDTH:]
         scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
         if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
             product = product * (1e3 / scale)
-        found = _split(_Output(path, path, source, crossed, inputs, product, state))
-        for output in found:
-            self._places.add(output)
-        self._outputs += found
-        return _summaries(product, state, len(found))
+        return _Output(Matrix(path, source, crossed, inputs, len(product)), path, product, state)
 
-    def _known(self, path: list[str]) -> bool:
+    def _known(self, path: Path) -> bool:
         return bool(self._outputs) and self._outputs[-1].module == path
 
-    def _bias(self, path: list[str], bias: Array) -> tuple[Array, Array] | None:
+    def _bias(self, path: Path, bias: Array) -> tuple[Array, Array] | None:
         if not self._known(path):
             return None
         parts = sum(1 for _ in takewhile(lambda o: o.module == path, reversed(self._outputs)))
@@ -152,13 +163,13 @@ class WeightChain:
             self._outputs[i] = replace(self._outputs[i], state=part)
         return _summaries(product, state, parts)
 
-    def _norm(self, path: tuple[str, ...], last: str, values: Array) -> tuple[Array, Array] | None:
+    def _norm(self, path: Path, last: str, values: Array) -> tuple[Array, Array] | None:
         """Fold a BatchNorm into the nearest earlier matrix with as many outputs, once its variance is known."""
         held = self._norms.setdefault(path, {})
         held[last] = values
         if last != "running_var" or "running_mean" not in held:
             return None
-        place = self._places.nearest.get(len(values))
+        place = self._wiring.nearest.get(len(values))
         del self._norms[path]
         if place is None:
             return None
@@ -174,70 +185,6 @@ class WeightChain:
         return _summary(product * _slope(shift)[:, None]), _summary(state)
 
 
-class _Places:
-    """Where the matrices of a chain are, so that the one that feeds another is found among thousands.
-
-    Attributes:
-        nearest: by number of units, the place of the last matrix that has as many.
-    """
-
-    def __init__(self) -> None:
-        self.nearest: dict[int, int] = {}
-        self._all: list[tuple[tuple[str, ...], int, bool, int, int]] = []  # path, source, crossed, inputs, units
-        self._feeding: set[int] = set()
-        # Of matrices inside a module with as many inputs, that are fed from outside their own part of it: by the name
-        # of that part, without its number, the first.
-        self._entering: dict[tuple[tuple[str, ...], int], dict[str, int]] = {}
-        self._last: dict[tuple[tuple[str, ...], int], int] = {}  # inside a module, with as many units
-        self._alike: dict[tuple[tuple[str, ...], int, int, int], int] = {}  # module, units, source, inputs: the first
-        self._values: dict[tuple[tuple[str, ...], int], int] = {}  # of attention, units: the last
-
-    def add(self, output: _Output) -> None:
-        """Add the next matrix."""
-        place, path, units = len(self._all), tuple(output.path), len(output.product)
-        from_path = self._all[output.source][0] if output.source >= 0 else None
-        self._all.append((path, output.source, output.crossed, output.inputs, units))
-        if output.source >= 0:
-            self._feeding.add(output.source)
-        for depth in range(len(path)):
-            if from_path is None or from_path[: depth + 1] != path[: depth + 1]:
-                parts = self._entering.setdefault((path[:depth], output.inputs), {})
-                parts.setdefault(_stem(path[depth]), place)
-            self._last[path[:depth], units] = place
-        self._alike.setdefault((path[:-1], units, output.source, output.inputs), place)
-        if path and _VALUE.fullmatch(path[-1]):
-            self._values[path[:-1], units] = place
-        self.nearest[units] = place
-
-    def fed_by(self, path: list[str], inputs: int) -> tuple[int, bool]:
-        """Place of the matrix that feeds one at `path` (-1: none), and whether another module lies between."""
-        if (value := self._value_of(path, inputs)) is not None:
-            return value, True
-        for depth in range(len(path) - 1, -1, -1):
-            prefix = tuple(path[:depth])
-            entering = self._entering.get((prefix, inputs), {})
-            others = [place for part, place in entering.items() if part != _stem(path[depth])]
-            if others:
-                _, source, crossed, _, _ = self._all[min(others)]
-                return source, crossed
-            nearest = self._last.get((prefix, inputs))
-            if nearest is not None:
-                own, source, _, its_inputs, units = self._all[nearest]
-                alike = self._alike[own[:-1], units, source, its_inputs]
-                return (alike if source >= 0 else nearest), depth < len(path) - 1
-        return -1, False
-
-    def _value_of(self, path: list[str], inputs: int) -> int | None:
-        """Place of the values of the attention that `path` is the output of; None: it is no such output."""
-        if not path or _QUERY_OR_KEY.fullmatch(path[-1]) or _VALUE.fullmatch(path[-1]):
-            return None
-        above = [tuple(path[:depth]) for depth in range(len(path) + 1)]
-        units = [*above[1:], *((*prefix, "self") for prefix in above)]
-        values = [place for unit in units if (place := self._values.get((unit, inputs))) is not None]
-        place = max(values, default=None)
-        return None if place in self._feeding else place
-
-
 def _times(matrix: Array | Tensor, right: Array) -> Array:
     if isinstance(matrix, np.ndarray):
         return times(matrix, right)
@@ -248,19 +195,19 @@ def _times(matrix: Array | Tensor, right: Array) -> Array:
 
 def _split(output: _Output) -> list[_Output]:
     """Queries, keys and values of a fused projection as three outputs; any other matrix as it is."""
-    path = output.module
-    thirds = len(output.product) == 3 * output.inputs
-    if not path or not thirds or not _FUSED.fullmatch(path[-1]):
+    if not is_fused(output.module) or output.matrix.units != 3 * output.matrix.inputs:
         return [output]
     return [
-        replace(output, path=[*path[:-1], part], product=product, state=state)
+        replace(
+            output, matrix=output.matrix._replace(path=(*output.module[:-1], part), units=len(state)),
+            product=product, state=state,
+        )
         for part, product, state in zip(_PARTS, np.split(output.product, 3), np.split(output.state, 3), strict=True)
-    ]
+    ]  # fmt: skip
 
 
-def _stem(name: str) -> str:
-    """A module's name without its number: ``fc1`` and ``fc2`` follow each other, ``mu`` and ``logvar`` do not."""
-    return name.rstrip("0123456789")
+def _transposed(matrix: Array | Tensor) -> Array | Tensor:
+    return np.ascontiguousarray(matrix.T) if isinstance(matrix, np.ndarray) else matrix.T
 
 
 def _inputs(width: int) -> tuple[Array, Array]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, files, fingerprints
-from epsopt.zoo.fingerprints.formats import WITHOUT_FOLLOWED, header_of
-from epsopt.zoo.fingerprints.weight_chain import is_followed
+from epsopt.zoo.fingerprints.formats import header_of, is_outdated
 from epsopt.zoo.layouts.adapters import factors_by_shape, low_rank
 
 
@@ -17,22 +17,30 @@ def files_followed_further(catalogue: Catalogue) -> dict[str, int]:
     """Return files whose fingerprints would be different ones if they were read now, and the checkpoint of each.
 
     Args:
-        catalogue: whose fingerprints are looked at, one for each architecture.
+        catalogue: whose fingerprints are looked at, one for each architecture and format of file.
 
     Raises:
         CatalogueError: a fingerprint is damaged.
     """
-    held = select(checkpoints.c.signature, func.min(fingerprints.c.checkpoint_id)).join(fingerprints)
+    # A file's format counts, since a reader's order of tensors does.
+    kind = (checkpoints.c.signature, checkpoints.c.layout, checkpoints.c.path.endswith(".safetensors"))
+    held = select(func.min(fingerprints.c.checkpoint_id)).select_from(checkpoints).join(fingerprints).group_by(*kind)
     with catalogue.reading() as connection:
+        examples = connection.execute(held).scalars().all()
+        data = select(fingerprints.c.data)
         before = [
-            signature
-            for signature, one in connection.execute(held.group_by(checkpoints.c.signature)).all()
-            if _is_followed_further(
-                connection.execute(select(fingerprints.c.data).where(fingerprints.c.checkpoint_id == one)).scalar_one()
-            )
+            one
+            for one in examples
+            if _is_followed_further(connection.execute(data.where(fingerprints.c.checkpoint_id == one)).scalar_one())
         ]
         query = select(files.c.path, files.c.checkpoint_id).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
-        rows = connection.execute(query.where(checkpoints.c.signature.in_(before))).all() if before else []
+        rows: list[Row[Any]] = []
+        for found in connection.execute(select(*kind).where(checkpoints.c.id.in_(before))).all() if before else ():
+            alike = [
+                column.is_(None) if value is None else column == value
+                for column, value in zip(kind, found, strict=True)
+            ]
+            rows += connection.execute(query.where(*alike)).all()
     return {row.path: row.checkpoint_id for row in rows}
 
 
@@ -46,7 +54,7 @@ def _is_followed_further(data: bytes) -> bool:
     header, _ = header_of(bytes(data))
     if _held_factors(dict(zip(header["names"], header["shapes"], strict=True))):
         return True
-    return header["format"] == WITHOUT_FOLLOWED and any(map(is_followed, header["names"]))
+    return is_outdated(header["format"], header["names"], header["shapes"])
 
 
 def _held_factors(shapes: Mapping[str, Sequence[int]]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.forward_order import forward_order
 from epsopt.zoo.reading.magic import HEAD, foreign, is_torch
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
@@ -54,7 +55,7 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
     """
     if source.parts:
         whole = open_parts(source, limits, open_safetensors)
-        return replace(whole, tree={n: whole.tree[n] for n in sorted(whole.tree, key=_place)})
+        return replace(whole, tree={n: whole.tree[n] for n in forward_order(whole.tree)})
     if source.size < 8:
         raise _corrupt(source, "truncated: shorter than its header length")
     head = bytes(source.read(0, min(HEAD, source.size)))
@@ -91,7 +92,7 @@ def _ordered(tree: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[st
         order = None
     if isinstance(order, list) and all(isinstance(n, str) for n in order) and sorted(order) == sorted(tree):
         return {name: tree[name] for name in order}
-    return {name: tree[name] for name in sorted(tree, key=_place)}
+    return {name: tree[name] for name in forward_order(tree)}
 
 
 def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[str, torch.Tensor], dict[int, int]]:
@@ -145,14 +146,6 @@ def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[s
     for begin, end in spans.values():
         records[data + begin] = max(end - begin, records.get(data + begin, 0))
     return tree, records
-
-
-def _place(name: str) -> list[tuple[int, int, str]]:
-    """Sort tensors about as a state dict has them (layer 2 before 10, a weight before its bias)."""
-    *modules, last = name.split(".")
-    order = {"weight": 0, "bias": 1}
-    places = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in modules]
-    return [*places, (1, order.get(last, 2), last)]
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from epsopt.surrogate.map_format import OtherVersion
 from epsopt.surrogate.refinement import refinable
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint, fingerprint
-from epsopt.zoo.fingerprints.formats import UNBOUNDED, header_of
+from epsopt.zoo.fingerprints.formats import FORMAT, UNBOUNDED, WITHOUT_STREAMS, header_of
 from epsopt.zoo.fingerprints.kept_rows import MOST_BYTES, MOST_ROWS, kept_rows
 
 _MAPS = SECTIONS["PRODUCT"].start
@@ -118,10 +119,10 @@ def test_an_earlier_fingerprint_is_read_as_what_is_kept_now(monkeypatch):
     data, _ = as_before(weights, monkeypatch)
     now, before = looked_at(weights), Fingerprint.from_bytes(data)
     assert len(data) > 3 * len(now.to_bytes())
-    assert before.signature == now.signature
+    assert before.signature == Fingerprint.signature_of(now.names, now.shapes, WITHOUT_STREAMS)
     np.testing.assert_array_equal(before.statistics, now.statistics)
     np.testing.assert_array_equal(before.maps, now.maps)
-    assert before.to_bytes() == now.to_bytes()
+    assert replace(before, format=FORMAT).to_bytes() == now.to_bytes()
     assert header_of(now.to_bytes())[0]["names"] == tuple(weights)
 
 
@@ -186,8 +187,8 @@ def test_a_map_that_was_learned_from_more_asks_for_a_new_fit(deep_zoo):
     old = Surrogate.from_bytes(data, {**meta, "fingerprint_format": UNBOUNDED})
     with pytest.raises(OtherVersion, match="run 'epsopt fit' again"):
         old.encode(deep_zoo.fingerprints[:1])
-    assert "fingerprints of such networks" in (refinable(old, deep_zoo) or "")
+    assert "took its fingerprints" in (refinable(old, deep_zoo) or "")
     assert refinable(Surrogate.from_bytes(data, meta), deep_zoo) is None
-    shallow = looked_at(deep(2))
+    shallow = replace(looked_at(deep(2)), format=WITHOUT_STREAMS)
     assert torch.isfinite(old.encode([shallow])).all()
     assert old.to_bytes()[1]["fingerprint_format"] == UNBOUNDED

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from safetensors.torch import save_file
 from sqlalchemy import select, update
 from torch import nn
 
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue import tables
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
-from epsopt.zoo.fingerprints.formats import FORMAT, WITHOUT_FOLLOWED
+from epsopt.zoo.fingerprints.formats import FORMAT, WITHOUT_FOLLOWED, WITHOUT_STREAMS
+from epsopt.zoo.reading.forward_order import alphabetical_order
 
 NETWORKS = {
     "plain": nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
@@ -47,8 +49,7 @@ def test_only_networks_with_parts_that_are_followed_now_are_read_again(tmp_path)
         checkpoints = catalogue.checkpoints()
         assert {c.path: c.signature for c in checkpoints} == new
         prints = catalogue.fingerprints([c.id for c in checkpoints])
-        formats = {c.run: found.format for c, found in zip(checkpoints, prints, strict=True)}
-        assert formats == {"norm": FORMAT, "plain": WITHOUT_FOLLOWED}
+        assert {found.format for found in prints} == {FORMAT}  # the plain ones are what a new one would be
         assert ingest(catalogue, tmp_path / "runs", jobs=1).added == 0
 
 
@@ -85,3 +86,31 @@ def test_a_copy_that_is_gone_keeps_no_old_fingerprint_alive(tmp_path):
     found = {c.run: f for c, f in zip(checkpoints, prints, strict=True)}
     assert {run: f.format for run, f in found.items()} == {"other": FORMAT}
     assert all(f.signature == c.signature for c, f in zip(checkpoints, prints, strict=True))
+
+
+def test_networks_are_read_again_that_came_in_the_order_of_the_alphabet(tmp_path):
+    """The format before took a safetensors file for a state dict; what was built in that order is what it was."""
+    parts = {"inp": nn.Linear(4, 3), "body": nn.Linear(3, 3), "head": nn.Linear(3, 2)}
+    layers = nn.ModuleDict(parts).state_dict()
+    for run, save, suffix in (("sorted", save_file, "safetensors"), ("built", torch.save, "pt")):
+        for epoch in (1, 2):
+            file = tmp_path / "runs" / run / f"epoch_{epoch}.{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save({k: v + epoch + len(run) for k, v in layers.items()}, file)
+    with Catalogue(f"sqlite:///{tmp_path}/c.db") as catalogue:
+        ingest(catalogue, tmp_path / "runs", jobs=1)
+        checkpoints = catalogue.checkpoints()
+        for c, now in zip(checkpoints, catalogue.fingerprints([c.id for c in checkpoints]), strict=True):
+            assert now.names == tuple(layers)
+            names = tuple(alphabetical_order(now.names)) if c.run == "sorted" else now.names
+            assert (names != now.names) == (c.run == "sorted")
+            shapes = tuple(now.shapes[now.names.index(name)] for name in names)
+            old = replace(now, names=names, shapes=shapes, format=WITHOUT_STREAMS)
+            assert (old.signature != now.signature) == (c.run == "sorted")
+            same = tables.fingerprints.c.checkpoint_id == c.id
+            with catalogue.writing() as connection:
+                connection.execute(update(tables.fingerprints).where(same).values(data=old.to_bytes()))
+        assert ingest(catalogue, tmp_path / "runs", jobs=1).added == 2
+        assert ingest(catalogue, tmp_path / "runs", jobs=1).added == 0
+        again = catalogue.fingerprints([c.id for c in catalogue.checkpoints()])
+        assert {f.names for f in again} == {tuple(layers)}
