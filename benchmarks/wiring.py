@@ -36,10 +36,10 @@ from sklearn.model_selection import GroupKFold
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS
 from epsopt.zoo.fingerprints.wiring import Wiring, is_table
+from epsopt.zoo.forward_order import alphabetical_order
 from epsopt.zoo.layouts.effective_weights import effective_weights
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.reading import safetensors_format
-from epsopt.zoo.reading.forward_order import alphabetical_order
 from epsopt.zoo.reading.source import Limits
 
 WAYS = ("as it ships", "without streams", "alphabet's order")

@@ -178,10 +178,9 @@ def measured_table(metrics: Sequence[dict[str, float | None]], objectives: Seque
     """Measured metrics as ``(n, objectives)``; NaN where not measured, and in rows that miss an objective's limit."""
     import numpy as np
 
-    table = np.array(
-        [[np.nan if (v := m.get(o.name)) is None else float(v) for o in objectives] for m in metrics],
-        dtype=np.float64,
-    ).reshape(len(metrics), len(objectives))
+    names = [o.name for o in objectives]
+    rows = [[m.get(name) for name in names] for m in metrics]
+    table = np.array(rows, dtype=np.float64).reshape(len(metrics), len(objectives))  # None becomes NaN
     return within_limits(table, objectives)
 
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from epsopt.optimize.forecast.evaluation import Accuracy, FrontGain, accuracy, front_gain
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.studies.optuna_io.run_folders import folder_of, owner_of
+from epsopt.studies.optuna_io.run_folders import folder_of, owners_of
 from epsopt.studies.optuna_io.stored_trials import StudyDatabase, config_of, proposed_trials, recorded_objectives
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.gain_report import (
@@ -188,7 +188,7 @@ def loop_report(
     made_for = recorded_objectives(storage, project.name) or project.objectives
     project = replace(project, objectives=tuple(replace(o, limit=limits.get(o.name)) for o in made_for))
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
-    proposed = {c.id: n for c in checkpoints if (n := owner_of(folders, c)) is not None}
+    proposed = owners_of(folders, checkpoints)
     taken = taken_steps(Ledger(tuple(trials), tuple(merges)), checkpoints, proposed, project.objectives)
     proposals = tuple(_outcome(t, taken.get(t.number)) for t in trials)
     merged = tuple(c for c in checkpoints if is_recombined(c) and c.id not in proposed)

@@ -51,7 +51,7 @@ from epsopt.zoo.fingerprints.sketch import SKETCH, sketch_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain
 from epsopt.zoo.fingerprints.wiring import is_followed, may_have_streams
-from epsopt.zoo.reading.forward_order import alphabetical_order
+from epsopt.zoo.forward_order import alphabetical_order
 
 _N_SHAPE = 4
 _N_PRODUCT = WIDTH * WIDTH

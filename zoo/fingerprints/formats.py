@@ -11,7 +11,7 @@ from typing import Any
 
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.fingerprints.wiring import is_followed, may_have_streams
-from epsopt.zoo.reading.forward_order import alphabetical_order, forward_order
+from epsopt.zoo.forward_order import alphabetical_order, forward_order
 
 FORMAT = 5
 """Raised with every change of what is kept, so that an old fingerprint is never compared with a new one."""

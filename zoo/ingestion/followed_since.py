@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, files, fingerprints
@@ -34,7 +34,7 @@ def files_followed_further(catalogue: Catalogue) -> dict[str, int]:
             if _is_followed_further(connection.execute(data.where(fingerprints.c.checkpoint_id == one)).scalar_one())
         ]
         query = select(files.c.path, files.c.checkpoint_id).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
-        rows: list[Row[Any]] = []
+        rows: list[Any] = []
         for found in connection.execute(select(*kind).where(checkpoints.c.id.in_(before))).all() if before else ():
             alike = [
                 column.is_(None) if value is None else column == value

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.forward_order import forward_order
+from epsopt.zoo.forward_order import forward_order
 from epsopt.zoo.reading.magic import HEAD, foreign, is_torch
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS, fingerprint
-from epsopt.zoo.reading.forward_order import alphabetical_order, forward_order
+from epsopt.zoo.forward_order import alphabetical_order, forward_order
 
 Tensors = dict[str, torch.Tensor]
 

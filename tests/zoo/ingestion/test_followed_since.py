@@ -13,7 +13,7 @@ from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue import tables
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.fingerprints.formats import FORMAT, WITHOUT_FOLLOWED, WITHOUT_STREAMS
-from epsopt.zoo.reading.forward_order import alphabetical_order
+from epsopt.zoo.forward_order import alphabetical_order
 
 NETWORKS = {
     "plain": nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
