@@ -23,8 +23,8 @@ def measured_front(
     objectives: Sequence[Objective], checkpoints: Sequence[_AnyMeasured]
 ) -> tuple[list[_AnyMeasured], list[_AnyMeasured]]:
     """Split checkpoints that have all objectives into those on the measured front and the others."""
-    complete = [c for c in checkpoints if complete_values(objectives, c.metrics) is not None]
-    values = [complete_values(objectives, c.metrics) or [] for c in complete]
+    both = [(c, values) for c in checkpoints if (values := complete_values(objectives, c.metrics)) is not None]
+    complete, values = [c for c, _ in both], [v for _, v in both]
     table = np.array(values, dtype=np.float64).reshape(len(complete), len(objectives))
     best = set(Objectives(objectives).front(within_limits(table, objectives)).tolist())
     return (
@@ -35,6 +35,10 @@ def measured_front(
 
 def complete_values(objectives: Sequence[Objective], metrics: Mapping[str, float | None]) -> list[float] | None:
     """Return the objectives' values in order, or None when one is missing or no finite number."""
-    values = [metrics.get(o.name) for o in objectives]
-    found = [float(v) for v in values if v is not None and math.isfinite(v)]
-    return found if len(found) == len(objectives) else None
+    found = []
+    for objective in objectives:
+        value = metrics.get(objective.name)
+        if value is None or not math.isfinite(value):
+            return None
+        found.append(float(value))
+    return found

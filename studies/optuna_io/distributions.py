@@ -74,7 +74,8 @@ def searched_names(configs: Sequence[Mapping[str, Any]]) -> set[str]:
         configs: hyperparameters by name, one mapping a run or checkpoint; None counts as absent. Merged checkpoints
             and what has no hyperparameters at all tell nothing.
     """
-    trained = list({repr(sorted(c.items())): c for c in configs if c and RECOMBINED not in c}.values())
+    each = {id(c): c for c in configs}.values()  # checkpoints of a run share one
+    trained = list({repr(sorted(c.items())): c for c in each if c and RECOMBINED not in c}.values())
     values: dict[str, list[Any]] = {}
     for config in trained:
         for name, value in config.items():
