@@ -53,7 +53,7 @@ class RunLabels:
             width: of a checkpoint's label, with its epoch.
         """
         known = {c.run: c.run_id for c in checkpoints}
-        longest = max((len(f":{c.epoch}") for c in checkpoints if c.epoch is not None), default=0)
+        longest = max((len(f":{epoch}") for epoch in {c.epoch for c in checkpoints} if epoch is not None), default=0)
         room = max(width - longest, 8)
         short = {name: one_line(text) for name, text in short_names(known).items()}
         if not _fit(short.values(), room):

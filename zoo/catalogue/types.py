@@ -93,12 +93,12 @@ def each_content_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         copies does not part what was trained together; of runs of equal length as that of the first. A metric that is
         not measured there is taken from the others.
     """
+    if len({c.sha256 for c in checkpoints}) == len(checkpoints):
+        return list(checkpoints)
     lengths = Counter(c.run_id for c in checkpoints)
     same: dict[str, list[int]] = {}
     for i, c in enumerate(checkpoints):
         same.setdefault(c.sha256, []).append(i)
-    if len(same) == len(checkpoints):
-        return list(checkpoints)
     kept = {}
     for rows in same.values():
         first, *others = sorted(rows, key=lambda i: -lengths[checkpoints[i].run_id])
