@@ -12,14 +12,16 @@ from typing import Any
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.forward_order import forward_order
+from epsopt.zoo.forward_order import alphabetical_order, forward_order
 from epsopt.zoo.reading.magic import HEAD, foreign, is_torch
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
-ORDER = "tensor_order"
+ORDER = "state_dict_order"
 """Key of the header's metadata under which this program keeps the order of the state dict, as a JSON list of names."""
+FORMER_ORDER = "tensor_order"
+"""The same key in earlier versions, which took the alphabet's order for that of state dicts in safetensors files."""
 DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -86,13 +88,22 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
 
 def _ordered(tree: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, torch.Tensor]:
     """Restore the order of the state dict: as the file says it (ORDER), else as names suggest."""
+    order = _listed(metadata.get(ORDER, ""), tree)
+    if order is None:
+        former = _listed(metadata.get(FORMER_ORDER, ""), tree)
+        order = forward_order(tree) if former in (None, alphabetical_order(tree)) else former
+    return {name: tree[name] for name in order or ()}
+
+
+def _listed(text: str, tree: dict[str, torch.Tensor]) -> list[str] | None:
+    """The names of all tensors as a text lists them; None: it does not."""
     try:
-        order = json.loads(metadata.get(ORDER, ""))
+        order = json.loads(text)
     except (ValueError, RecursionError):
-        order = None
+        return None
     if isinstance(order, list) and all(isinstance(n, str) for n in order) and sorted(order) == sorted(tree):
-        return {name: tree[name] for name in order}
-    return {name: tree[name] for name in forward_order(tree)}
+        return order
+    return None
 
 
 def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[str, torch.Tensor], dict[int, int]]:

@@ -311,3 +311,26 @@ def test_a_tensor_of_a_negative_stride_is_refused_as_such(tmp_path, beside, offs
         load_weights(tmp_path / "a.pt")
     torch.save({"model": {"w": Strided(1), "v": torch.ones(2)}, **beside}, tmp_path / "b.pt")
     assert load_weights(tmp_path / "b.pt")["w"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "order"),
+    [
+        ({}, ["inp", "body", "head"]),
+        ({"state_dict_order": ["body", "head", "inp"]}, ["body", "head", "inp"]),
+        ({"tensor_order": ["head", "inp", "body"]}, ["head", "inp", "body"]),
+        ({"tensor_order": ["body", "head", "inp"]}, ["inp", "body", "head"]),  # as earlier versions read such parents
+        ({"tensor_order": ["body", "head"]}, ["inp", "body", "head"]),
+        ({"state_dict_order": ["body", 1], "tensor_order": "["}, ["inp", "body", "head"]),
+    ],
+)
+def test_the_order_of_a_state_dict_is_what_the_file_says_else_what_names_suggest(tmp_path, metadata, order):
+    file = tmp_path / "model.safetensors"
+    tensors = {f"{name}.weight": torch.ones(2, 2) for name in ("head", "inp", "body")}
+    texts = {
+        key: text if isinstance(text, str) else json.dumps([f"{n}.weight" for n in text])
+        for key, text in metadata.items()
+    }
+    save_file(tensors, file, metadata=texts)
+    with open_checkpoint(file, Limits()) as checkpoint:
+        assert list(checkpoint.tree) == [f"{name}.weight" for name in order]
