@@ -134,6 +134,11 @@ def fit_map(
     doubts = doubts_about_ranges(zoo if whole is None else whole[0], known) + (() if whole is None else whole[1])
     if whole is not None and (broken := len(zoo) - len(whole[0])):
         doubts += (f"nothing is learned from {count(broken, 'checkpoint')} whose weights are NaN",)
+    if zoo.superseded:
+        gone = f"{count(zoo.superseded, 'checkpoint')} whose files are gone"
+        doubts += (
+            f"nothing is learned from {gone}: an earlier version read them, and this one others of their network",
+        )
     same = zoo.digest if whole is None else whole[0].digest
     key = fit_key(same, seed=seed, bounds=known, recipe=recipe, probes=probes)
     kept, damaged = (None, None) if again else _kept(catalogue, probes, key)

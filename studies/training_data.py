@@ -38,12 +38,14 @@ class MeasuredZoo:
         checkpoints: ``n`` of them, in the catalogue's order.
         metric_names: ``m`` names.
         metrics: ``(n, m)`` float64; NaN where not measured.
+        superseded: checkpoints that are not among them, since there are newer fingerprints of the same network.
     """
 
     catalogue: Catalogue
     checkpoints: tuple[Checkpoint, ...]
     metric_names: tuple[str, ...]
     metrics: NDArray[np.float64]
+    superseded: int = 0
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -131,27 +133,55 @@ def measured_zoo(catalogue: Catalogue, metric_names: Sequence[str] | None = None
         catalogue: what to read.
         metric_names: metrics, in the order of the columns; None: all.
 
+    Returns:
+        What was measured, but for checkpoints whose files are gone and whose fingerprints are of an earlier format than
+        others of the same network.
+
     Raises:
         EmptyCatalogue: nothing was; names the command to run first.
     """
-    checkpoints = measured_contents(catalogue)
+    measured = _measured_once(catalogue)
+    checkpoints = measured_contents(catalogue, measured)
     if not checkpoints:
         raise EmptyCatalogue(
             "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
         )
     names = tuple(catalogue.metric_names() if metric_names is None else metric_names)
-    return MeasuredZoo(catalogue, tuple(checkpoints), names, _table(checkpoints, names))
+    left_out = len(measured) - len(checkpoints)
+    return MeasuredZoo(catalogue, tuple(checkpoints), names, _table(checkpoints, names), left_out)
 
 
 def measured_contents(catalogue: Catalogue, checkpoints: Sequence[Checkpoint] | None = None) -> list[Checkpoint]:
-    """Return the checkpoints with at least one measured metric, each content once.
+    """Return the checkpoints with at least one measured metric, each content once, but for those that are superseded.
 
     Args:
         catalogue: what to read.
         checkpoints: all of the catalogue's, where they were read already; None: they are read.
     """
+    measured = _measured_once(catalogue, checkpoints)
+    old = _superseded(catalogue, measured)
+    return [c for c in measured if c.signature not in old] if old else measured
+
+
+def _measured_once(catalogue: Catalogue, checkpoints: Sequence[Checkpoint] | None = None) -> list[Checkpoint]:
     found = catalogue.checkpoints() if checkpoints is None else checkpoints
     return each_content_once([c for c in found if any(v is not None for v in c.metrics.values())])
+
+
+def _superseded(catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> set[str]:
+    """Signatures of an earlier format's fingerprints of networks of which there are newer ones.
+
+    Their files are gone, or they would have been read again. Under the same names they say something else.
+    """
+    one_of_each = {c.signature: c.id for c in checkpoints}
+    if len(one_of_each) < 2:  # of most catalogues
+        return set()
+    prints = catalogue.fingerprints([*one_of_each.values()])
+    tensors = {f: frozenset(zip(f.names, f.shapes, strict=True)) for f in prints}
+    newer = {tensors[f] for f in prints if not f.is_outdated}
+    return {
+        signature for signature, f in zip(one_of_each, prints, strict=True) if f.is_outdated and tensors[f] in newer
+    }
 
 
 def _table(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> NDArray[np.float64]:

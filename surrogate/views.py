@@ -104,7 +104,7 @@ class FeatureEncoder:
         if self.of_format <= UNBOUNDED and any(f.kept.is_bounded for f in fingerprints):
             return "which kept more of networks with many tensors"
         if self.of_format <= WITHOUT_STREAMS and any(f.is_wired for f in fingerprints):
-            return "which followed such networks in another way"
+            return "which followed such networks in another way (run 'epsopt ingest' first)"
         return None
 
     def __call__(self, fingerprints: Sequence[Fingerprint], embeddings: Embeddings | None = None) -> torch.Tensor:
@@ -162,7 +162,7 @@ def fit_tokenizer(
         columns = raw.table("blocks").shape[1]
         nothing = np.zeros(columns, dtype=np.float32)
         views = [View("blocks", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
-    return FeatureEncoder(kinds, answering, tuple(views))
+    return FeatureEncoder(kinds, answering, tuple(views), min(f.format for f in fingerprints))
 
 
 def memory_of_fit(fingerprints: Sequence[Fingerprint]) -> int:

@@ -67,27 +67,33 @@ def alphabetical_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=_by_alphabet)
 
 
-def _by_alphabet(name: str) -> list[tuple[int, int, str]]:
+def _by_alphabet(name: str) -> list[tuple[int, int, str, str]]:
     *modules, last = name.split(".")
     order = {"weight": 0, "bias": 1}
-    places = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in modules]
-    return [*places, (1, order.get(last, 2), last)]
+    places = [(0, *_number(part), part) if part.isdecimal() else (1, 0, "", part) for part in modules]
+    return [*places, (1, order.get(last, 2), "", last)]
 
 
-def _key(name: str) -> tuple[tuple[int, int, int, str], ...]:
+def _key(name: str) -> tuple[tuple[int, int, str, int, str], ...]:
     return tuple(map(_place, name.split(".")))
 
 
-def _place(part: str) -> tuple[int, int, int, str]:
+def _number(digits: str) -> tuple[int, str]:
+    """A whole number of any length, as what sorts like it."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
+
+
+def _place(part: str) -> tuple[int, int, str, int, str]:
     """Where a module or a parameter stands among those of its parent."""
     if part.isdecimal():
-        return _MIDDLE, int(part), 0, ""
+        return _MIDDLE, *_number(part), 0, part
     lower = part.lower()
     if lower in _FEED_FORWARD:
-        return _FEED_FORWARD[lower], 0, 0, part
+        return _FEED_FORWARD[lower], 0, "", 0, part
     found = _NUMBERED.fullmatch(lower)
-    stem, number = (found[1], int(found[2])) if found else (lower, 0)
+    stem, number = (found[1], _number(found[2])) if found else (lower, (0, ""))
     rank = next((rank for rank, pattern in _STANDS if pattern.fullmatch(stem)), _MIDDLE)
     if found and rank > 70:  # fc1 is no end
         rank = _MIDDLE
-    return rank, number, next((i for i, after in enumerate(_AFTER, 1) if after.fullmatch(stem)), 0), part
+    return rank, *number, next((i for i, after in enumerate(_AFTER, 1) if after.fullmatch(stem)), 0), part

@@ -42,16 +42,15 @@ from epsopt.zoo.fingerprints.formats import (
     WITHOUT_STREAMS,
     damaged,
     header_of,
-    is_by_alphabet,
     is_outdated,
+    is_wired_anew,
 )
 from epsopt.zoo.fingerprints.kept_rows import KeptRows, kept_rows
 from epsopt.zoo.fingerprints.large_matrix import LARGE, LargeMatrix
 from epsopt.zoo.fingerprints.sketch import SKETCH, sketch_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain
-from epsopt.zoo.fingerprints.wiring import is_followed, may_have_streams
-from epsopt.zoo.forward_order import alphabetical_order
+from epsopt.zoo.fingerprints.wiring import is_followed
 
 _N_SHAPE = 4
 _N_PRODUCT = WIDTH * WIDTH
@@ -176,8 +175,13 @@ class Fingerprint:
 
     @property
     def is_wired(self) -> bool:
-        """Whether it may follow residual streams, or take tensors in another order, as no earlier format did."""
+        """Whether it may follow the network in another way than earlier formats did."""
         return self.format > WITHOUT_STREAMS and _is_wired(self.names, self.shapes)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it may be another one if it were taken now: what it says cannot be compared with newer ones."""
+        return self.format < FORMAT
 
     @property
     def signature(self) -> str:
@@ -192,7 +196,7 @@ class Fingerprint:
         """Return the signature of tensors with these names and shapes.
 
         Args:
-            names: of the tensors, in any order; of an earlier format in that of the fingerprint.
+            names: of the tensors, in any order.
             shapes: of the same tensors.
             version: format of the fingerprint.
         """
@@ -269,16 +273,14 @@ def _signature(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], vers
     listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
     if version > WITHOUT_FOLLOWED and any(map(is_followed, names)):
         listing += f" followed since format {WITHOUT_FOLLOWED + 1}"
-    if version > WITHOUT_STREAMS and may_have_streams(names, shapes):
-        listing += f" with streams since format {WITHOUT_STREAMS + 1}"
-    if version <= WITHOUT_STREAMS and is_by_alphabet(names):
-        listing += " in alphabetical order"
+    if version > WITHOUT_STREAMS and is_wired_anew(names, shapes):
+        listing += f" wired since format {WITHOUT_STREAMS + 1}"
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=256)
 def _is_wired(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> bool:
-    return may_have_streams(names, shapes) or is_by_alphabet(alphabetical_order(names))
+    return is_wired_anew(names, shapes)
 
 
 @lru_cache(maxsize=256)

@@ -62,27 +62,30 @@ def _named(data: bytes) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     return tuple(held["names"]), tuple(tuple(shape) for shape in held["shapes"])
 
 
+def is_wired_anew(names: Sequence[str], shapes: Iterable[Sequence[int]]) -> bool:
+    """Tell whether this format may follow a network in another way than those before.
+
+    It does so where there may be residual streams, and where the order of computation is not that of the alphabet, in
+    which earlier formats took safetensors files.
+
+    Args:
+        names: of its tensors, in any order.
+        shapes: of the same tensors.
+    """
+    return may_have_streams(names, shapes) or forward_order(names) != alphabetical_order(names)
+
+
 def is_outdated(version: int, names: Sequence[str], shapes: Iterable[Sequence[int]]) -> bool:
-    """Tell whether a fingerprint would be another one if it were taken now.
+    """Tell whether a fingerprint may be another one if it were taken now.
 
     Args:
         version: format of its columns.
-        names: of its tensors, in its order.
+        names: of its tensors, in any order.
         shapes: of the same tensors.
     """
     if version <= WITHOUT_FOLLOWED and any(map(is_followed, names)):
         return True
-    return version <= WITHOUT_STREAMS and (may_have_streams(names, shapes) or is_by_alphabet(names))
-
-
-def is_by_alphabet(names: Sequence[str]) -> bool:
-    """Tell whether names come as earlier versions took them for a state dict's, and not in the order of computation.
-
-    Args:
-        names: of tensors.
-    """
-    listed = list(names)
-    return listed == alphabetical_order(names) != forward_order(names)
+    return version <= WITHOUT_STREAMS and is_wired_anew(names, shapes)
 
 
 def damaged(error: BaseException) -> CatalogueError:

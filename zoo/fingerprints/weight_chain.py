@@ -114,6 +114,7 @@ class WeightChain:
             self._outputs.append(as_table)
         source, crossed = (-1, True) if table else self._wiring.fed_by(path, matrix.shape[1])
         answered = self._answer(matrix, path, source, crossed=crossed)
+        answered = replace(answered, matrix=answered.matrix._replace(table=table))
         found = _split(answered)
         if len(found) == 1 and (joined := self._wiring.joins(answered.matrix)) is not None:
             place, width = joined

@@ -37,6 +37,7 @@ class Matrix(NamedTuple):
         inputs: how many it has.
         units: how many outputs it has.
         joins: whether its answers are added to a residual stream.
+        table: whether it is a table of embeddings.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Matrix(NamedTuple):
     inputs: int
     units: int
     joins: bool = False
+    table: bool = False
 
 
 class Wiring:
@@ -77,6 +79,7 @@ class Wiring:
         self._as_table: dict[int, int] = {}  # by place of what may be a table, the place of the same as one
         self._gates: dict[tuple[Path, int, int], int] = {}  # module, units, source
         self._gated: dict[int, int] = {}
+        self._begun: dict[tuple[int, Path], tuple[int, int]] = {}  # by place and block: what fed the first inside
 
     def add(self, matrix: Matrix) -> None:
         """Add the next matrix."""
@@ -102,7 +105,7 @@ class Wiring:
             self._gates[path[:-1], matrix.units, matrix.source] = place
         elif _GATED.fullmatch(own) and (gate := self._gates.get((path[:-1], matrix.units, matrix.source))) is not None:
             self._gated[gate] = place
-        elif _TABLE.fullmatch(own):
+        if matrix.table:
             self._tables[path[:-1], matrix.units] = place
 
     def add_as_table(self, units: int) -> None:
@@ -141,7 +144,7 @@ class Wiring:
     def _through(self, place: int, path: Path, depth: int) -> tuple[int, bool]:
         """The first of the matrices that are parallel to one, and whether no activation follows them."""
         nearest = self._all[place]
-        if nearest.joins or (nearest.path and _TABLE.fullmatch(nearest.path[-1])):
+        if nearest.joins or nearest.table:
             return place, True
         alike = self._alike[nearest.path[:-1], nearest.units, nearest.source, nearest.inputs]
         inside = any(nearest.path[: len(b)] == b for b in _blocks(path) if b in self._residual)
@@ -153,15 +156,14 @@ class Wiring:
         None: they are added to nothing.
         """
         path, units = matrix.path, matrix.units
-        if path and _TABLE.fullmatch(path[-1]):  # tokens and positions
+        if matrix.table:  # tokens and positions
             place = self._tables.get((path[:-1], units))
             return None if place is None else (place, units)
         block = next((b for b in _blocks(path) if b in self._residual), None)
         if block is None:
             return None
-        begun, width, inside = matrix.source, matrix.inputs, False
-        while begun >= 0 and not self._all[begun].joins and self._all[begun].path[: len(block)] == block:
-            begun, width, inside = self._all[begun].source, self._all[begun].inputs, True
+        begun, width = self._beginning(matrix, block)
+        inside = begun != matrix.source
         shortcut = _is_shortcut(path, block)
         if inside and not shortcut and (self._all[begun].units if begun >= 0 else width) == units:
             return begun, units
@@ -170,6 +172,22 @@ class Wiring:
             if other is not None and shortcut != _is_shortcut(self._all[other].path, block):
                 return other, units
         return None
+
+    def _beginning(self, matrix: Matrix, block: Path) -> tuple[int, int]:
+        """Place of what feeds the first matrix that leads to the next one inside a block, and how wide that is."""
+        passed = list[int]()
+        found = None
+        while found is None:
+            source = matrix.source
+            if source < 0 or self._all[source].joins or self._all[source].path[: len(block)] != block:
+                found = source, matrix.inputs
+            elif (source, block) in self._begun:
+                found = self._begun[source, block]
+            else:
+                passed.append(source)
+                matrix = self._all[source]
+        self._begun.update(((place, block), found) for place in passed)
+        return found
 
     def _value_of(self, path: Path, inputs: int) -> int | None:
         """Place of the values of the attention that `path` is the output of; None: it is no such output."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import func, select
 
@@ -17,30 +16,22 @@ def files_followed_further(catalogue: Catalogue) -> dict[str, int]:
     """Return files whose fingerprints would be different ones if they were read now, and the checkpoint of each.
 
     Args:
-        catalogue: whose fingerprints are looked at, one for each architecture and format of file.
+        catalogue: whose fingerprints are looked at, one for each architecture.
 
     Raises:
         CatalogueError: a fingerprint is damaged.
     """
-    # A file's format counts, since a reader's order of tensors does.
-    kind = (checkpoints.c.signature, checkpoints.c.layout, checkpoints.c.path.endswith(".safetensors"))
-    held = select(func.min(fingerprints.c.checkpoint_id)).select_from(checkpoints).join(fingerprints).group_by(*kind)
+    held = select(checkpoints.c.signature, func.min(fingerprints.c.checkpoint_id)).join(fingerprints)
     with catalogue.reading() as connection:
-        examples = connection.execute(held).scalars().all()
-        data = select(fingerprints.c.data)
         before = [
-            one
-            for one in examples
-            if _is_followed_further(connection.execute(data.where(fingerprints.c.checkpoint_id == one)).scalar_one())
+            signature
+            for signature, one in connection.execute(held.group_by(checkpoints.c.signature)).all()
+            if _is_followed_further(
+                connection.execute(select(fingerprints.c.data).where(fingerprints.c.checkpoint_id == one)).scalar_one()
+            )
         ]
         query = select(files.c.path, files.c.checkpoint_id).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
-        rows: list[Any] = []
-        for found in connection.execute(select(*kind).where(checkpoints.c.id.in_(before))).all() if before else ():
-            alike = [
-                column.is_(None) if value is None else column == value
-                for column, value in zip(kind, found, strict=True)
-            ]
-            rows += connection.execute(query.where(*alike)).all()
+        rows = connection.execute(query.where(checkpoints.c.signature.in_(before))).all() if before else []
     return {row.path: row.checkpoint_id for row in rows}
 
 
