@@ -200,3 +200,22 @@ def test_the_order_of_pytorch_modules_is_found_again(module):
     one = fingerprint(weights.items())
     other = fingerprint((n, weights[n]) for n in forward_order(sorted(weights)))
     np.testing.assert_array_equal(one.features, other.features[[other.names.index(n) for n in one.names]])
+
+
+def test_the_order_is_one_order_whatever_comes_first():
+    names = [
+        "l.10.w",
+        "l.2.w",
+        "l.02.w",
+        "l.2.bias",
+        "l.2.weight",
+        "a" + "1" * 5000 + ".w",
+        "",
+        "w",
+        "out.w",
+        "embed.weight",
+    ]
+    for order in (forward_order, alphabetical_order):
+        assert order(names) == order(names[::-1])
+        assert sorted(order(names)) == sorted(names)
+    assert forward_order(["l.10.w", "l.9.w", "head.w", "embed.w"]) == ["embed.w", "l.9.w", "l.10.w", "head.w"]
