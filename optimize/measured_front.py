@@ -23,8 +23,8 @@ def measured_front(
     objectives: Sequence[Objective], checkpoints: Sequence[_AnyMeasured]
 ) -> tuple[list[_AnyMeasured], list[_AnyMeasured]]:
     """Split checkpoints that have all objectives into those on the measured front and the others."""
-    both = [(c, values) for c in checkpoints if (values := complete_values(objectives, c.metrics)) is not None]
-    complete, values = [c for c, _ in both], [v for _, v in both]
+    both = [(c, row) for c in checkpoints if (row := complete_values(objectives, c.metrics)) is not None]
+    complete, values = [c for c, _ in both], [row for _, row in both]
     table = np.array(values, dtype=np.float64).reshape(len(complete), len(objectives))
     best = set(Objectives(objectives).front(within_limits(table, objectives)).tolist())
     return (
