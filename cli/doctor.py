@@ -73,6 +73,10 @@ def _show(found: Diagnosis) -> None:
         print_wrapped(f"They start from {', '.join(short_path(p) for p in found.bases)}.")
     elif found.checkpoints and found.base_line is None:
         print_wrapped(f"They name no base; by their weights they are of {count(found.lineages, 'lineage')}.")
+        print_wrapped(
+            "If all began with one checkpoint, name it, since what changed says more than what is: "
+            '[lineage] base = "PATH" in epsopt.toml.'
+        )
     show_nan_weights(found.nan_weights)
     if found.not_taken:
         print_wrapped()

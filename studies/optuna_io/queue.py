@@ -270,7 +270,7 @@ def take_proposal(
     distributions = _distributions(storage, study_id, space)
     found = claim(storage, study_id, worker, distributions, space.validation_error, number)
     if isinstance(found, Refused):
-        raise UsageError(f"proposal {found.number} {found.reason}; the search space does not have it, so it is dropped")
+        raise UsageError(f"proposal {found.number} {found.reason}; it is dropped")
     if found is None:
         return None
     init_from = found.attributes.get("init_from")

@@ -205,7 +205,7 @@ def test_proposals_of_another_search_space_are_dropped_and_named_and_the_others_
         assert [e.state for e in ended] == ["complete", "complete"]
         assert budget.spent == 2
     assert [e.text for e in events if e.kind == "refused"] == [
-        "proposal 1 has hold = 50, expected a value of [-1, 9]; the search space does not have it, so it is dropped"
+        "proposal 1 has hold = 50, expected a value of [-1, 9]; it is dropped"
     ]
     dropped = loop.trials()[1]
     assert was_started(dropped) is False
