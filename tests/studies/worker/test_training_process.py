@@ -29,12 +29,13 @@ def pid(folder: Path) -> int:
 
 def is_gone(process: int) -> bool:
     for _ in range(12_000):
+        stat = Path(f"/proc/{process}/stat")
         try:
             os.kill(process, 0)
-        except ProcessLookupError:
+            if stat.exists() and ") Z " in stat.read_text():
+                return True  # nobody has asked how it ended yet
+        except (ProcessLookupError, FileNotFoundError):  # it may go between the looks
             return True
-        if Path(f"/proc/{process}/stat").exists() and ") Z " in Path(f"/proc/{process}/stat").read_text():
-            return True  # nobody has asked how it ended yet
         time.sleep(0.01)
     return False
 

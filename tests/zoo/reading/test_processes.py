@@ -305,7 +305,10 @@ def test_children_end_with_their_parent(tmp_path, save):
 
 def ends(process: int) -> bool:
     for _ in range(2400):
-        if not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text().split()[2]:
+        try:
+            if "Z" in Path(f"/proc/{process}/stat").read_text().split()[2]:
+                return True
+        except (FileNotFoundError, ProcessLookupError):
             return True
         time.sleep(0.05)
     return False
