@@ -1,7 +1,7 @@
 """How one run of each of two deep families is trained (benchmarks/families.py). No command of its own.
 
 Both have about three hundred tensors, so that their fingerprints keep the answers of a few blocks alone
-(epsopt.zoo.fingerprints.kept_answers). They were added with that bound, to measure it.
+(epsopt.zoo.fingerprints.kept_rows). They were added with that bound, to measure it.
 """
 
 from __future__ import annotations

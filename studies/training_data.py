@@ -74,8 +74,7 @@ class MeasuredZoo:
     @cached_property
     def _bounded(self) -> list[str]:
         """Architectures of which fingerprints do not keep everything; one fingerprint of each is looked at."""
-        one_of_each = {c.signature: c.id for c in self.checkpoints}
-        return sorted(f.signature for f in self.catalogue.fingerprints([*one_of_each.values()]) if f.kept.is_bounded)
+        return sorted(f.signature for f in _one_of_each(self.catalogue, self.checkpoints).values() if f.kept.is_bounded)
 
     @property
     def digest(self) -> str:
@@ -141,7 +140,7 @@ def measured_zoo(catalogue: Catalogue, metric_names: Sequence[str] | None = None
         EmptyCatalogue: nothing was; names the command to run first.
     """
     measured = _measured_once(catalogue)
-    checkpoints = measured_contents(catalogue, measured)
+    checkpoints = _without_superseded(catalogue, measured)
     if not checkpoints:
         raise EmptyCatalogue(
             "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
@@ -158,9 +157,7 @@ def measured_contents(catalogue: Catalogue, checkpoints: Sequence[Checkpoint] | 
         catalogue: what to read.
         checkpoints: all of the catalogue's, where they were read already; None: they are read.
     """
-    measured = _measured_once(catalogue, checkpoints)
-    old = _superseded(catalogue, measured)
-    return [c for c in measured if c.signature not in old] if old else measured
+    return _without_superseded(catalogue, _measured_once(catalogue, checkpoints))
 
 
 def _measured_once(catalogue: Catalogue, checkpoints: Sequence[Checkpoint] | None = None) -> list[Checkpoint]:
@@ -168,20 +165,24 @@ def _measured_once(catalogue: Catalogue, checkpoints: Sequence[Checkpoint] | Non
     return each_content_once([c for c in found if any(v is not None for v in c.metrics.values())])
 
 
-def _superseded(catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> set[str]:
-    """Signatures of an earlier format's fingerprints of networks of which there are newer ones.
+def _without_superseded(catalogue: Catalogue, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """Leave out fingerprints of an earlier format where there are newer ones of the same network.
 
     Their files are gone, or they would have been read again. Under the same names they say something else.
     """
-    one_of_each = {c.signature: c.id for c in checkpoints}
-    if len(one_of_each) < 2:  # of most catalogues
-        return set()
-    prints = catalogue.fingerprints([*one_of_each.values()])
-    tensors = {f: frozenset(zip(f.names, f.shapes, strict=True)) for f in prints}
-    newer = {tensors[f] for f in prints if not f.is_outdated}
-    return {
-        signature for signature, f in zip(one_of_each, prints, strict=True) if f.is_outdated and tensors[f] in newer
-    }
+    if len({c.signature for c in checkpoints}) < 2:  # of most catalogues
+        return checkpoints
+    one_of_each = _one_of_each(catalogue, checkpoints)
+    tensors = {signature: frozenset(zip(f.names, f.shapes, strict=True)) for signature, f in one_of_each.items()}
+    newer = {tensors[signature] for signature, f in one_of_each.items() if not f.is_outdated}
+    old = {signature for signature, f in one_of_each.items() if f.is_outdated and tensors[signature] in newer}
+    return [c for c in checkpoints if c.signature not in old]
+
+
+def _one_of_each(catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> dict[str, Fingerprint]:
+    """One fingerprint of each architecture, by its signature in the catalogue."""
+    ids = {c.signature: c.id for c in checkpoints}
+    return dict(zip(ids, catalogue.fingerprints([*ids.values()]), strict=True))
 
 
 def _table(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> NDArray[np.float64]:

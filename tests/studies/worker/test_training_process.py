@@ -33,7 +33,7 @@ def is_gone(process: int) -> bool:
         try:
             os.kill(process, 0)
             if stat.exists() and ") Z " in stat.read_text():
-                return True  # nobody has asked how it ended yet
+                return True  # it ended, and its status is still to be read
         except (ProcessLookupError, FileNotFoundError):  # it may go between the looks
             return True
         time.sleep(0.01)
