@@ -84,38 +84,6 @@ def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int, most: int
     return lightgbm.train(parameters, lightgbm.Dataset(x, y), num_boost_round=ROUNDS)
 
 
-def random_forest(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Any:
-    """Grow extremely randomised trees side by side on a table of few columns (Geurts et al. 2006).
-
-    Args:
-        x: ``(n, columns)``; NaN where missing.
-        y: ``(n,)``.
-        seed: of the sampling of rows and thresholds.
-
-    Returns:
-        A LightGBM booster; the same seed gives the same trees.
-    """
-    import lightgbm
-
-    parameters = {
-        "objective": "regression",
-        "boosting": "rf",
-        "extra_trees": True,
-        "num_leaves": 63,
-        "min_data_in_leaf": 2,
-        "min_sum_hessian_in_leaf": 0.0,
-        "min_data_in_bin": 1,
-        "bagging_fraction": 0.9,
-        "bagging_freq": 1,
-        "seed": seed,
-        "verbose": -1,
-        "num_threads": 1,
-        "deterministic": True,
-        "force_row_wise": True,
-    }
-    return lightgbm.train(parameters, lightgbm.Dataset(x, y, params=parameters), num_boost_round=ROUNDS)
-
-
 def feature_table(
     fingerprints: Sequence[Fingerprint], names: Sequence[str], columns: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.float64]:

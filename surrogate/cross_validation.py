@@ -90,10 +90,10 @@ def as_fold(
         unseen: ``(n, m)`` what trees say of `inside` that have not seen the run they speak of.
     """
     rows = subsample_runs(inside.runs)
-    z_held, answers = trained.encode(outside)
+    z_held, seen = trained.encode(outside)
 
     def held(known: Sequence[Hyperparameters | None] | None) -> Floats:
-        return np.concatenate([z_held.double().numpy(), trees(outside.fingerprints, answers, known)], axis=1)
+        return np.concatenate([z_held.double().numpy(), trees(outside.fingerprints, seen, known)], axis=1)
 
     z, y = np.concatenate([trained.latents.double().numpy(), unseen], axis=1), trained.scaled(inside)
     return Fold(

@@ -107,7 +107,7 @@ def fit(
     )
     learned = zip((*inside, answered), (*fold_networks, final), strict=True)
     *fold_trees, (trees, predicted_by_trees) = grow_all(
-        [(part, trained.scaled(part), trained.answers) for part, trained in learned], seed, cluster
+        [(part, trained.scaled(part), trained.seen) for part, trained in learned], seed, cluster
     )
     fold_parts = [
         (kept, left, trained, as_fold(kept, left, trained, *grown))

@@ -28,6 +28,10 @@ Floats = NDArray[np.float64]
 
 _MOST_CATEGORIES = 12  # of one hyperparameter: the most frequent
 _FEWEST_RUNS = 2  # that share a category; what each run has for itself, a name or a folder, explains nothing
+_RATIO = 10.0
+_CLIP = 6.0  # deviations
+_MOST = 1e100  # as a number: the square of a larger one is none
+_ROUNDING = 1e-9  # of a column's size: what is less does not vary
 _SEED = re.compile(r"(^|[._-])seed$", re.IGNORECASE)
 
 
@@ -118,6 +122,44 @@ class HyperparameterTable:
                 row[: len(self.numbers)] = [np.nan if n is None else n for n in numbers]
                 row[len(self.numbers) :] = [_word(given.get(name)) == word for name, word in self.categories]
         return table
+
+
+@dataclass(frozen=True)
+class ColumnScale:
+    """How columns of hyperparameters are put on one scale, for what compares checkpoints by distance.
+
+    Attributes:
+        logarithmic: whether a column is compared by ratios: all of it is positive, the largest ten times the smallest.
+        mean: of each column on that scale.
+        deviation: the same; 0 for a column that never varies.
+    """
+
+    logarithmic: tuple[bool, ...] = ()
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, table: Floats) -> ColumnScale:
+        """Learn the scale of ``(n, width)`` columns, from :class:`HyperparameterTable`."""
+        logarithmic, means, deviations = [], [], []
+        for column in table.T:
+            known = np.clip(column[np.isfinite(column)], -_MOST, _MOST)
+            by_ratio = len(known) > 0 and bool(0.0 < _RATIO * known.min() <= known.max())
+            known = np.log(known) if by_ratio else known
+            mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
+            logarithmic.append(by_ratio)
+            means.append(mean)
+            deviations.append(deviation if deviation > _ROUNDING * (1.0 + abs(mean)) else 0.0)
+        return cls(tuple(logarithmic), tuple(means), tuple(deviations))
+
+    def __call__(self, table: Floats) -> Floats:
+        """Scale ``(n, width)`` columns: mean 0, deviation 1, far-out values pulled in; 0 where a number is unknown."""
+        ratios = np.where(
+            self.logarithmic, np.log(np.maximum(table, np.finfo(float).tiny)), np.clip(table, -_MOST, _MOST)
+        )
+        deviation = np.array(self.deviation)
+        scaled = (ratios - np.array(self.mean)) / np.where(deviation > 0.0, deviation, np.inf)
+        return np.asarray(np.nan_to_num(np.clip(scaled, -_CLIP, _CLIP)))
 
 
 def _number(value: Any) -> float | None:

@@ -188,7 +188,7 @@ def refine(
     scaled = scaled_by(old.transforms, screened.answered)
     trees, weights = old.trees, old.memory.weights
     if trees is not None:  # grown anew in a few seconds: new epochs of runs that the old ones have seen must be unseen
-        ((trees, unseen),) = grow_all([(screened.answered, scaled, old.tokenizer.answers(examples.tokens))], seed)
+        ((trees, unseen),) = grow_all([(screened.answered, scaled, old.tokenizer.seen(examples.tokens))], seed)
         latents = torch.cat([latents, torch.from_numpy(unseen).float()], dim=1)
         weights = tuple(map(weights_digest, train.fingerprints))
     memory = EncodedCheckpoints(

@@ -6,7 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from epsopt.surrogate.hyperparameter_table import Hyperparameters, HyperparameterTable
+from epsopt.surrogate.hyperparameter_table import ColumnScale, Hyperparameters, HyperparameterTable
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES, OtherVersion
@@ -28,6 +28,7 @@ from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
 from epsopt.surrogate.statistics_trees import StatisticsTrees, weights_digest
 from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
+from epsopt.surrogate.view_process import ViewProcess
 from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
@@ -315,7 +316,7 @@ class Surrogate:
             z = self.network.encode(tokens)[0]
         if self.trees is None:
             return z
-        by_trees = self.trees(fingerprints, self.tokenizer.answers(tokens), hyperparameters)
+        by_trees = self.trees(fingerprints, self.tokenizer.seen(tokens), hyperparameters)
         predicted = torch.from_numpy(by_trees).float()
         known = self._known(fingerprints, z)
         rows = np.flatnonzero(known >= 0)
@@ -635,6 +636,11 @@ class Surrogate:
             meta["tree_tensors"], meta["tree_answers"] = list(self.trees.names), self.trees.answers
             meta["tree_columns"] = asdict(self.trees.columns)
             meta["tree_shares"] = [list(self.trees.weighed), list(self.trees.shares)]
+            meta["tree_scale"] = asdict(self.trees.scale)
+            meta["process_shares"] = [list(self.trees.process_shares), list(self.trees.informed_shares)]
+            for name, process in (("process", self.trees.process), ("informed_process", self.trees.informed_process)):
+                for what, numbers in ({} if process is None else vars(process)).items():
+                    tensors[f"{name}.{what}"] = torch.from_numpy(np.ascontiguousarray(numbers))
             for name, texts in (
                 ("trees", self.trees.models), ("informed_trees", self.trees.informed), ("forests", self.trees.forests),
             ):  # fmt: skip
@@ -670,14 +676,24 @@ class Surrogate:
         trees = None
         if meta["format"] != WITHOUT_TREES:
             columns = meta.get("tree_columns", {"numbers": (), "categories": ()})
+            shares, informed_shares = map(tuple, meta.get("process_shares", ((), ())))
+            weighed, of_forests = map(tuple, meta.get("tree_shares", ((), ())))
             trees = StatisticsTrees(
-                tuple(meta["tree_tensors"]),
-                _tree_texts(tensors, "trees"),
-                meta.get("tree_answers", 0),
-                _tree_texts(tensors, "informed_trees"),
-                HyperparameterTable(tuple(columns["numbers"]), tuple((n, word) for n, word in columns["categories"])),
-                _tree_texts(tensors, "forests"),
-                *map(tuple, meta.get("tree_shares", ((), ()))),
+                names=tuple(meta["tree_tensors"]),
+                models=_tree_texts(tensors, "trees"),
+                answers=meta.get("tree_answers", 0),
+                informed=_tree_texts(tensors, "informed_trees"),
+                columns=HyperparameterTable(
+                    tuple(columns["numbers"]), tuple((n, word) for n, word in columns["categories"])
+                ),
+                scale=ColumnScale(**{name: tuple(values) for name, values in meta.get("tree_scale", {}).items()}),
+                process=_kept_process(tensors, "process"),
+                informed_process=_kept_process(tensors, "informed_process"),
+                process_shares=shares,
+                informed_shares=informed_shares,
+                forests=_tree_texts(tensors, "forests"),
+                weighed=weighed,
+                shares=of_forests,
             )
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
@@ -721,6 +737,14 @@ class Surrogate:
 def _numbered(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
     """Those that are called ``name.0``, ``name.1`` and so on, in order."""
     return tuple(tensors[key] for i in range(len(tensors)) if (key := f"{name}.{i}") in tensors)
+
+
+def _kept_process(tensors: Mapping[str, Tensor], name: str) -> ViewProcess | None:
+    """A process of views as :meth:`Surrogate.to_bytes` keeps it; None: there is none."""
+    parts = [f.name for f in fields(ViewProcess)]
+    if f"{name}.{parts[0]}" not in tensors:
+        return None
+    return ViewProcess(**{part: tensors[f"{name}.{part}"].numpy() for part in parts})
 
 
 def _tree_texts(tensors: Mapping[str, Tensor], name: str) -> tuple[str | None, ...]:

@@ -16,7 +16,7 @@ from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.ranges import positive_floor
 from epsopt.surrogate.training import Examples, TrainingConfig, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
-from epsopt.surrogate.views import FeatureEncoder, fit_tokenizer, memory_of_fit
+from epsopt.surrogate.views import FeatureEncoder, Seen, fit_tokenizer, memory_of_fit
 from epsopt.zoo.ray_cluster import RayCluster
 
 _MEMORY = 1_000_000_000  # bytes that views of several parts may be learned in side by side
@@ -51,15 +51,15 @@ class TrainedNetwork(Prepared):
         """``(n, latent)`` encodings of what it was trained on."""
         return self._encode(self.examples.tokens)
 
-    def encode(self, part: TrainingSet) -> tuple[torch.Tensor, NDArray[np.float64]]:
-        """Encode ``n`` other checkpoints: ``(n, latent)``, and ``(n, c)`` what trees look at of their embeddings."""
+    def encode(self, part: TrainingSet) -> tuple[torch.Tensor, Seen]:
+        """Encode ``n`` other checkpoints: ``(n, latent)``, and what trees and processes look at."""
         tokens = self.tokenizer(part.fingerprints, part.embeddings)
-        return self._encode(tokens), self.tokenizer.answers(tokens)
+        return self._encode(tokens), self.tokenizer.seen(tokens)
 
     @property
-    def answers(self) -> NDArray[np.float64]:
-        """``(n, c)`` what trees look at of the embeddings that it was trained on."""
-        return self.tokenizer.answers(self.examples.tokens)
+    def seen(self) -> Seen:
+        """What trees and processes look at of what it was trained on."""
+        return self.tokenizer.seen(self.examples.tokens)
 
     def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

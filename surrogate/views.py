@@ -64,6 +64,26 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
+class Seen:
+    """What trees and processes look at beside the statistics of ``n`` checkpoints.
+
+    Attributes:
+        answers: ``(n, c)`` tokens of embeddings, for trees; none without probes.
+        tokens: ``(n, columns)`` of all views, for processes.
+        slices: which of these columns belong to which view.
+    """
+
+    answers: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    slices: tuple[slice, ...]
+
+    @classmethod
+    def nothing(cls, n: int) -> Seen:
+        """No view of ``n`` checkpoints."""
+        return cls(np.zeros((n, 0)), np.zeros((n, 0)), ())
+
+
+@dataclass(frozen=True, eq=False)
 class FeatureEncoder:
     """All views of a zoo.
 
@@ -90,10 +110,11 @@ class FeatureEncoder:
         """Whether embeddings are among the views."""
         return any(v.name.startswith("probes ") for v in self.views)
 
-    def answers(self, tokens: torch.Tensor) -> NDArray[np.float64]:
-        """What embeddings have to do with of ``(n, columns)`` tokens: ``(n, c)``, none without :attr:`probes`."""
+    def seen(self, tokens: torch.Tensor) -> Seen:
+        """What trees and processes look at of ``(n, columns)`` tokens."""
         parts = [tokens[:, s] for v, s in zip(self.views, self.slices, strict=True) if v.name.startswith("probes ")]
-        return torch.cat([tokens[:, :0], *parts], dim=1).double().numpy()
+        answers = torch.cat([tokens[:, :0], *parts], dim=1).double().numpy()
+        return Seen(answers, tokens.double().numpy(), self.slices)
 
     def refusal(self, fingerprints: Sequence[Fingerprint]) -> str | None:
         """Say why these fingerprints cannot be compared with those that it was learned from; None: they can be.

@@ -281,7 +281,10 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
             raise UsageError(f"{file}: train.command: {{{hole}}} is no parameter of [space], {hint}")
     for name, parameter in named.items():
         if name not in found:
-            raise UsageError(f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched")
+            raise UsageError(
+                f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched: put it there, or "
+                f"take [space.{name}] out if it is not to be searched"
+            )
         if parameter.active_when is not None or parameter.may_be_absent:
             bare = [item for item in command if isinstance(item, str) and name in holes(item)]
             if bare:

@@ -10,9 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
-from epsopt.surrogate.baselines import UNTERTHINER, boosted, random_forest
-from epsopt.surrogate.hyperparameter_table import EPOCH, HyperparameterTable, hyperparameters_digest, with_epoch
+from epsopt.surrogate.baselines import boosted
+from epsopt.surrogate.hyperparameter_table import (
+    EPOCH,
+    ColumnScale,
+    HyperparameterTable,
+    hyperparameters_digest,
+    with_epoch,
+)
 from epsopt.surrogate.statistics_trees import grow_all
+from epsopt.surrogate.views import Seen
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
 RUNS, EACH = 24, 4
@@ -104,24 +111,44 @@ def test_other_hyperparameters_make_another_training_set(labelled) -> None:
     assert nothing.digest == replace(train, hyperparameters=None).digest
 
 
+def test_columns_of_ratios_are_compared_by_ratios_and_unknown_ones_lie_in_the_middle() -> None:
+    table = np.array([[1e-4, 0.0, 3.0, 8.0], [1e-3, 0.5, 3.0, np.nan], [1e-2, 1.0, 3.0, 16.0]])
+    scale = ColumnScale.of(table)
+    assert scale.logarithmic == (True, False, False, False)
+    scaled = scale(table)
+    np.testing.assert_allclose(scaled[:, 0], np.array([-1.0, 0.0, 1.0]) * 1.5**0.5, atol=1e-9)
+    np.testing.assert_allclose(scaled[:, 1], scaled[:, 0], atol=1e-9)
+    assert (scaled[:, 2] == 0.0).all(), "it never varies"
+    assert scaled[1, 3] == 0.0
+    far = scale(np.array([[0.0, -1e300, 9.0, 1e9], [np.nan] * 4]))
+    assert np.abs(far).max() == 6.0
+    assert far[0, 2] == 0.0
+    assert (far[1] == 0.0).all()
+    assert ColumnScale(**{k: tuple(v) for k, v in json.loads(json.dumps(asdict(scale))).items()}) == scale
+
+
 @pytest.mark.usefixtures("real_baseline")
-def test_trees_of_hyperparameters_alone_have_a_share_where_weights_say_nothing(labelled) -> None:
-    train = labelled[0]
-    rng = np.random.default_rng(1)
-    noises = np.array([row["noise"] for row in train.hyperparameters])
-    sizes = np.array([f.features[0, UNTERTHINER[1]] for f in train.fingerprints])
-    targets = np.stack([noises + 0.1 * rng.normal(size=len(train)), sizes], axis=1)
-    targets = (targets - targets.mean(axis=0)) / targets.std(axis=0)
-    two = replace(train, metric_names=("configured", "weighed"), metrics=targets)
-    ((trees, unseen),) = grow_all([(two, targets, np.zeros((len(two), 0)))], 0)
-    assert trees.shares[0] > 0.0 == trees.shares[1], "of what the statistics say outright, hyperparameters say nothing"
-    assert max(trees.shares) <= 0.5
-    assert trees.weighed[0] >= 0.8, "weights alone say nothing of it"
-    assert np.abs(unseen - targets).mean(axis=0).max() < 0.4
-    new = labelled[1]
-    said = [t(new, None, [with_epoch({"noise": 0.5}, 2)] * len(new)) for t in (trees, replace(trees, shares=()))]
-    assert np.abs(said[0] - said[1]).max(axis=0)[0] > 0.01
-    np.testing.assert_array_equal(said[0][:, 1], said[1][:, 1])
+def test_a_map_of_a_version_whose_trees_saw_hyperparameters_alone_answers_as_it_did(labelled) -> None:
+    train, new, _ = labelled
+    targets = (train.metrics - train.metrics.mean()) / train.metrics.std()
+    ((trees, _),) = grow_all([(train, targets, Seen.nothing(len(train)))], 0)
+    assert trees.process is None
+    alone, informed = (replace(trees, informed=texts) for texts in ((), trees.informed))
+    columns = trees.columns(train.hyperparameters)
+    forest = boosted(columns, targets[:, 0], 1)
+    former = replace(trees, forests=(forest.model_to_string(),), weighed=(0.6,), shares=(0.25,))
+    known = [with_epoch({"noise": 0.5}, 2)] * len(new)
+    both = 0.4 * alone(new, None, known) + 0.6 * informed(new, None, known)
+    wanted = 0.75 * both + 0.25 * forest.predict(trees.columns(known))[:, None]
+    np.testing.assert_allclose(former(new, None, known), wanted)
+    np.testing.assert_allclose(former(new), alone(new))
+    surrogate = fit(train, recipe=TrainingConfig(steps=20), folds=2)[0]
+    data, meta = replace(surrogate, trees=former).to_bytes()
+    for name in ("tree_scale", "process_shares"):
+        del meta[name]
+    opened = Surrogate.from_bytes(data, {**meta, "format": 7})
+    own = surrogate.network.shape.latent
+    np.testing.assert_allclose(opened.encode(new, hyperparameters=known)[:, own:], wanted, atol=1e-6)
 
 
 VALUES = st.recursive(
@@ -148,6 +175,6 @@ def test_any_hyperparameters_are_laid_out_and_trees_grow_on_them(rows: list[dict
     assert hyperparameters_digest(known) == hyperparameters_digest(
         [row and dict(reversed(row.items())) for row in known]
     )
+    assert np.abs(ColumnScale.of(table)(table)).max(initial=0.0) <= 6.0
     if columns.width:
-        for grow in (boosted, random_forest):
-            assert np.isfinite(grow(table, np.arange(float(len(rows))), 0).predict(table)).all()
+        assert np.isfinite(boosted(table, np.arange(float(len(rows))), 0).predict(table)).all()
