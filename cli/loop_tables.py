@@ -140,7 +140,9 @@ def _sentences_of(p: ProposalOutcome, joined: Collection[int]) -> list[str]:
             f"added {gain} in {count(used, 'epoch') if used == planned else f'{used} of {planned} epochs'}"
         )
     if p.joins_front is not None and p.measured is not None:
-        verdict = "is on the front" if p.number in joined else "is not on the front"
+        did = p.step is not None and p.step.realized_gain > 0.0
+        missed = "joined it, and has been beaten since" if did else "is not on the front"
+        verdict = "is on the front" if p.number in joined else missed
         sentences.append(f"was predicted to join the front with P {p.joins_front:.2f}, and {verdict}")
     return sentences
 

@@ -91,7 +91,13 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.work_output import EventPrinter, all_dropped, show_dry_run, show_work, target_text, work_document
-    from epsopt.cli.workspace import note_followed, note_unseen_arguments, open_workspace, resolve_targets
+    from epsopt.cli.workspace import (
+        check_objectives,
+        note_followed,
+        note_unseen_arguments,
+        open_workspace,
+        resolve_targets,
+    )
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     with working("opening the studies"):
@@ -104,6 +110,8 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
         with Catalogue(workspace.storage, **project.how_to_read) as catalogue:
             settings = asked.settings(resolve_targets(wanted, project, catalogue.checkpoints()))
             storage = workspace.studies()
+            if metrics := catalogue.metric_names():  # before the studies go over to a misspelt one
+                check_objectives(project, metrics)
             if not dry_run:
                 note_followed(storage, project)
             if asked.budget is not None:

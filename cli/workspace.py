@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -290,9 +291,10 @@ def check_objectives(project: Project, metrics: Sequence[str]) -> tuple[Objectiv
     """
     for objective in project.objectives:
         if objective.name not in metrics:
+            close = difflib.get_close_matches(objective.name, metrics, n=1)
             raise UsageError(
                 f"{project.file}: [objectives.{objective.name}] names a metric that no checkpoint in the catalogue "
-                f"has, known: {', '.join(metrics) or 'none'}"
+                f"has, {f'did you mean {close[0]}? Known' if close else 'known'}: {', '.join(metrics) or 'none'}"
             )
     return project.objectives
 

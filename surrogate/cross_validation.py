@@ -15,6 +15,7 @@ from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.hyperparameter_table import Hyperparameters
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.metric_gp import (
+    CROSS_VALIDATED,
     Fold,
     HeldOut,
     calibration_scores,
@@ -169,7 +170,7 @@ def held_out_predictions(
         for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
             others = [h for i, h in enumerate(of_metric) if i != k]
             place, settings = select_hyperparameters(others)
-            factor = conformal_factor(*calibration_scores(others), level)
+            factor = conformal_factor(*calibration_scores(others), level, CROSS_VALIDATED)
             deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
             mean, back = of_metric[k].mean[place], trained.transforms[j].backward_draws
             for out, values in (

@@ -22,7 +22,14 @@ from epsopt.surrogate.hyperparameter_table import ColumnScale, Hyperparameters, 
 from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES, OtherVersion
-from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
+from epsopt.surrogate.metric_gp import (
+    CROSS_VALIDATED,
+    CachedGP,
+    GPHyperparameters,
+    build_model,
+    conformal_factor,
+    solve,
+)
 from epsopt.surrogate.neighbour_gp import NeighbourGP
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
@@ -256,7 +263,7 @@ class Surrogate:
             The factor; 1 where held-out residuals are as wide as the model expects.
         """
         scores, weights = (t.double().numpy() for t in self.scores[metric])
-        return conformal_factor(scores, weights, 0.9) / _NORMAL_90
+        return conformal_factor(scores, weights, 0.9, CROSS_VALIDATED) / _NORMAL_90
 
     @cached_property
     def _solved_model(self) -> tuple[CachedGP, ...]:
@@ -467,9 +474,12 @@ class Surrogate:
             mean, deviation = self.posterior_moments(z)
         names = range(len(self.metric_names))
         factors = torch.tensor([self._factor(j, level) for j in names], dtype=torch.float64)
-        for rows, held_out in ((unseen, self.unseen_scores), (weights_alone, self.weights_alone_scores)):
+        for rows, held_out, raised in (
+            (unseen, self.unseen_scores, 1.0),
+            (weights_alone, self.weights_alone_scores, CROSS_VALIDATED),
+        ):
             if rows is not None and rows.any() and held_out:
-                wider = torch.tensor([self._wider(held_out[j], j, level) for j in names], dtype=torch.float64)
+                wider = torch.tensor([self._wider(held_out[j], j, level, raised) for j in names], dtype=torch.float64)
                 factors = torch.where(torch.from_numpy(rows)[:, None], torch.maximum(factors, wider), factors)
         # As draws: beyond everything measured, a logarithmic scale would make any number of a point or an end.
         point = self.draws_to_metrics(mean).numpy()
@@ -489,14 +499,16 @@ class Surrogate:
     def _factor(self, metric: int, level: float) -> float:
         """Deviations on either side of an interval: the model's are calibrated at 90 %, other levels follow suit."""
         scores, weights = (t.double().numpy() for t in self.scores[metric])
-        calibrated = conformal_factor(scores, weights, 0.9)
-        return _NORMAL_90 * conformal_factor(scores, weights, level) / calibrated if calibrated > 0.0 else _NORMAL_90
+        calibrated = conformal_factor(scores, weights, 0.9, CROSS_VALIDATED)
+        if calibrated <= 0.0:
+            return _NORMAL_90
+        return _NORMAL_90 * conformal_factor(scores, weights, level, CROSS_VALIDATED) / calibrated
 
-    def _wider(self, held_out: Tensor, metric: int, level: float) -> float:
+    def _wider(self, held_out: Tensor, metric: int, level: float, raised: float) -> float:
         """As :meth:`_factor`, calibrated on ``(2, k)`` other scores: of what is known less well."""
         scores, weights = (t.double().numpy() for t in held_out)
         widening = self.calibration_factor(metric)
-        return conformal_factor(scores, weights, level) / widening if widening > 0.0 else _NORMAL_90
+        return conformal_factor(scores, weights, level, raised) / widening if widening > 0.0 else _NORMAL_90
 
     def to_metrics(self, values: Tensor) -> Tensor:
         """Map values from the model's scale to the metrics' own units; monotone, differentiable.
@@ -640,7 +652,7 @@ class Surrogate:
             meta["process_shares"] = [list(self.trees.process_shares), list(self.trees.informed_shares)]
             for name, process in (("process", self.trees.process), ("informed_process", self.trees.informed_process)):
                 for what, numbers in ({} if process is None else vars(process)).items():
-                    tensors[f"{name}.{what}"] = torch.from_numpy(np.ascontiguousarray(numbers))
+                    tensors[f"{name}.{what}"] = torch.tensor(numbers)  # a copy: Ray's are read-only
             for name, texts in (
                 ("trees", self.trees.models), ("informed_trees", self.trees.informed), ("forests", self.trees.forests),
             ):  # fmt: skip

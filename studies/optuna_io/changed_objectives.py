@@ -23,6 +23,8 @@ from epsopt.zoo.formatting import count
 LOST_AFTER = 120.0
 """Seconds without a heartbeat after which a worker counts as lost."""
 _NAMED = 3
+_SINCE = ", an objective since"  # ends the reason why a run that was trained counts as failed
+_MADE_FOR = "step.objectives"
 _FAR = 1e300  # beyond it lies nothing, so a step adds nothing there
 
 
@@ -31,7 +33,8 @@ def follow_objectives(storage: RDBStorage, project: str, objectives: Sequence[Ob
 
     The study ``<project>/proposals`` is replaced, in one transaction, by one that has the same trials under the same
     numbers, with the values that their runs measured of the new objectives. A run that did not measure one of them
-    counts as failed there, with the reason. The study of before stays, as ``<project>/proposals/OBJECTIVES``.
+    counts as failed there, with the reason, until the objectives are those that it measured again. The study of before
+    stays, as ``<project>/proposals/OBJECTIVES``.
 
     Args:
         storage: as open_storage gives it.
@@ -70,7 +73,7 @@ def follow_objectives(storage: RDBStorage, project: str, objectives: Sequence[Ob
             if not _is_named(connection, old_id, old.study_name):
                 return None  # somebody else has done so
             if _states(connection, old_id) == [t.state for t in trials]:  # else somebody took or added one meanwhile
-                insert_trials(connection, new_id, [_carried(t, objectives) for t in trials])
+                insert_trials(connection, new_id, [_carried(t, before, objectives) for t in trials])
                 _rename(connection, old_id, kept_as)
                 _rename(connection, new_id, old.study_name)
                 break
@@ -82,26 +85,33 @@ def follow_objectives(storage: RDBStorage, project: str, objectives: Sequence[Ob
     )
 
 
-def _carried(trial: FrozenTrial, objectives: Sequence[Objective]) -> FrozenTrial:
-    """The same trial for other objectives."""
+def _carried(trial: FrozenTrial, before: Sequence[Objective], objectives: Sequence[Objective]) -> FrozenTrial:
+    """The same trial for other objectives, or for those again that it was for once."""
     new = copy.copy(trial)
-    new.user_attrs = dict(trial.user_attrs)
+    attrs = new.user_attrs = dict(trial.user_attrs)
     new.values = None
-    step = trial.user_attrs.get("step")
+    step = attrs.get("step.before", attrs.get("step"))
     if step is not None:  # what it was expected to add, and added, is no volume of these objectives: epochs still count
-        corner = [_FAR if o.maximize else -_FAR for o in objectives]
-        nothing = {"predicted_gain": 0.0, "gain_per_epoch": 0.0, "reference_point": corner}
-        new.user_attrs |= {"step": {**step, **nothing}, "step.before": step}
-    if trial.state != TrialState.COMPLETE:
+        made_for = attrs.pop(_MADE_FOR, [[o.name, o.maximize] for o in before])
+        attrs.pop("step.before", None)
+        if made_for == [[o.name, o.maximize] for o in objectives]:
+            attrs["step"] = step
+        else:
+            corner = [_FAR if o.maximize else -_FAR for o in objectives]
+            nothing = {"predicted_gain": 0.0, "gain_per_epoch": 0.0, "reference_point": corner}
+            attrs |= {"step": {**step, **nothing}, "step.before": step, _MADE_FOR: made_for}
+    lacked = trial.state == TrialState.FAIL and str(attrs.get("failure", "")).endswith(_SINCE)
+    if trial.state != TrialState.COMPLETE and not lacked:
         return new
-    measured = {o.name: trial.user_attrs.get(f"measured.{o.name}") for o in objectives}
+    measured = {o.name: attrs.get(f"measured.{o.name}") for o in objectives}
     values = complete_values(objectives, measured)
     if values is None:
         lacking = ", ".join(name for name, value in measured.items() if value is None)
         new.state = TrialState.FAIL
-        new.user_attrs["failure"] = f"its run did not measure {lacking}, an objective since"
+        attrs["failure"] = f"its run did not measure {lacking}{_SINCE}"
     else:
-        new.values = values
+        attrs.pop("failure", None)
+        new.state, new.values = TrialState.COMPLETE, values
     return new
 
 

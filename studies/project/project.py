@@ -282,8 +282,8 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     for name, parameter in named.items():
         if name not in found:
             raise UsageError(
-                f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched: put it there, or "
-                f"take [space.{name}] out if it is not to be searched"
+                f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched: put it "
+                f"there, or take [space.{name}] out if it is not to be searched"
             )
         if parameter.active_when is not None or parameter.may_be_absent:
             bare = [item for item in command if isinstance(item, str) and name in holes(item)]

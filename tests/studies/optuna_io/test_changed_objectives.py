@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
@@ -72,6 +74,22 @@ def test_objectives_may_go_back_and_forth(queued):
         "p/proposals", "p/proposals/coverage+dist_corr", "p/proposals/coverage+dist_corr+rad_hier",
         "p/proposals/coverage+dist_corr 2",
     }  # fmt: skip
+
+
+def test_a_misspelt_objective_costs_nothing_once_it_is_mended(queued):
+    """What every run lacked counts again when the objectives are those that the runs measured."""
+    study = optuna.load_study(study_name="p/proposals", storage=queued)
+    step = {"kind": "run", "predicted_gain": 0.3, "gain_per_epoch": 0.1, "reference_point": [0.0, 0.0], "epochs": 3}
+    queued.set_trial_user_attr(study.trials[2]._trial_id, "step", step)
+    before = trials(queued)
+    follow_objectives(queued, "p", [replace(COVERAGE, name="covrage"), DIST_CORR])
+    lost = trials(queued)
+    assert [t.state.name for t in lost] == ["FAIL", "FAIL", "WAITING"]
+    assert lost[2].user_attrs["step"]["predicted_gain"] == 0.0
+    follow_objectives(queued, "p", THREE)
+    follow_objectives(queued, "p", TWO)
+    after = trials(queued)
+    assert [(t.state, t.values, t.user_attrs) for t in after] == [(t.state, t.values, t.user_attrs) for t in before]
 
 
 def test_what_is_being_trained_is_waited_for(queued):
