@@ -228,7 +228,7 @@ class _Statistics:
         return cls(names, values, there, runs, views, columns, columns(known), columns.tells(known))
 
     def learn(self, targets: Floats, seed: int) -> _Learned:
-        """Learn, on all checkpoints, what processes are told of measurements with; ``targets`` are ``(n, m)``."""
+        """Learn, on all checkpoints, what processes take measurements with; ``targets`` are ``(n, m)``."""
         if not self.seen.slices:
             return _Learned()
         tokens, slices = self.seen.tokens, self.seen.slices
@@ -242,7 +242,7 @@ class _Statistics:
         return _Learned(alone, informed, inputs, scale)
 
     def grow(self, rows: NDArray[np.int64], targets: Floats, seed: int, learned: _Learned) -> StatisticsTrees:
-        """Grow trees on some checkpoints, and tell processes of them; ``targets`` are ``(n, m)``, of all."""
+        """Grow trees on some checkpoints, and give processes what they measured; ``targets`` are ``(n, m)``, of all."""
         used = self.there[rows].any(axis=0)
         table = np.hstack([self.values[rows][:, used].reshape(len(rows), -1), self.seen.answers[rows]])
         models = _grown_on(table, targets[rows], seed)
@@ -308,7 +308,7 @@ class _Statistics:
 
 @dataclass(frozen=True, eq=False)
 class _Learned:
-    """What processes are told of measurements with; None: there are no views, or no hyperparameters.
+    """What processes take measurements with; None: there are no views, or no hyperparameters.
 
     Attributes:
         alone: of views alone.

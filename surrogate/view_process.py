@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """What was learned of the processes of ``m`` metrics before they are told of measurements.
+    """What was learned of the processes of ``m`` metrics before they are given measurements.
 
     Attributes:
         inverse: ``(m, c)`` what each process multiplies its inputs with; 0 where an input says nothing.
@@ -44,7 +44,7 @@ class ViewProcess:
     """One process a metric, its linear system solved.
 
     Attributes:
-        rows: ``(n, c)`` inputs that it was told of.
+        rows: ``(n, c)`` inputs that it was given measurements of.
         inverse_lengths: ``(m, c)``.
         weights: ``(m, n)``; a metric at x is ``centre + matern(|x - rows| inverse_lengths) @ weights``.
         centres: ``(m,)``; 0 of a metric that was hardly measured, of which it says nothing.
@@ -59,14 +59,14 @@ class ViewProcess:
         """Predict ``(k, c)`` inputs: ``(k, m)``."""
         out = np.tile(self.centres, (len(inputs), 1))
         for j, (inverse, weights) in enumerate(zip(self.inverse_lengths, self.weights, strict=True)):
-            told = np.flatnonzero(weights)
-            if len(told):
+            given = np.flatnonzero(weights)
+            if len(given):
                 used = np.flatnonzero(inverse)
-                rows = torch.from_numpy(self.rows[np.ix_(told, used)] * inverse[used])
+                rows = torch.from_numpy(self.rows[np.ix_(given, used)] * inverse[used])
                 for start in range(0, len(inputs), _TOGETHER):
                     part = slice(start, start + _TOGETHER)
                     scaled = torch.from_numpy(inputs[part][:, used] * inverse[used])
-                    out[part, j] += matern(torch.cdist(scaled, rows)).numpy() @ weights[told]
+                    out[part, j] += matern(torch.cdist(scaled, rows)).numpy() @ weights[given]
         return out
 
 
@@ -96,7 +96,7 @@ def learn_lengths(
 
 
 def condition(inputs: Floats, targets: Floats, runs: NDArray[np.int64], lengths: Lengths, fewest: int) -> ViewProcess:
-    """Tell processes of measurements.
+    """Give processes measurements.
 
     Args:
         inputs: ``(n, c)``.
