@@ -59,6 +59,7 @@ def document(storage: str, report: IngestReport, contents: Contents) -> dict[str
         "aliases": report.aliases,
         "still_writing": report.still_writing,
         "failed": failure_json(report.failed),
+        "lost": report.lost,
         "ignored": report.ignored,
         "layouts": report.layouts,
         "refreshed_runs": report.refreshed_runs,
@@ -92,6 +93,7 @@ def print_ingested(storage: str, report: IngestReport, contents: Contents, diagn
     """
     from epsopt.cli.doctor import show_nan_weights
     from epsopt.cli.output import failures, links_outside, print_line, print_side_file_failures, print_wrapped
+    from epsopt.cli.render import short_path
 
     _print_counts(report)
     for text, failed in (
@@ -102,6 +104,14 @@ def print_ingested(storage: str, report: IngestReport, contents: Contents, diagn
             print_wrapped()
             print_wrapped(text)
             failures(failed)
+    if report.lost:
+        names = [short_path(path) for path in report.lost[:_LISTED]]
+        left = len(report.lost) - len(names)
+        print_wrapped(
+            f"{count(len(report.lost), 'of these was', 'of these were')} in the catalogue until now, and what "
+            f"{'it' if len(report.lost) == 1 else 'they'} measured no longer counts: {', '.join(names)}"
+            f"{f' and {left} more' if left else ''}. Put the files back and ingest again to have them in."
+        )
     print_side_file_failures(report.side_file_failures)
     links_outside(report.outside_links)
     for name, rows_left in report.unmatched.items():

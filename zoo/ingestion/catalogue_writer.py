@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -97,6 +97,16 @@ def files_read_otherwise(catalogue: Catalogue, paths: Sequence[str]) -> list[str
         rows = connection.execute(select(files.c.path, files.c.reader).where(files.c.checkpoint_id.is_not(None)))
         other = {r.path for r in rows if not _reads_the_same(r.path, r.reader, reader)}
     return [path for path in paths if path in other]
+
+
+def files_without_checkpoint(catalogue: Catalogue, held: Mapping[str, int]) -> list[str]:
+    """Return those paths whose checkpoints, which they had by these ids, are no longer in the catalogue."""
+    with catalogue.reading() as connection:
+        there = {
+            i for i in set(held.values())
+            if connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == i)).first() is not None
+        }  # fmt: skip
+    return [path for path, i in held.items() if i not in there]
 
 
 def known_lineages(catalogue: Catalogue) -> LineageBook:

@@ -19,6 +19,7 @@ from epsopt.zoo.ingestion.catalogue_writer import (
     adopt,
     delete_failures,
     files_read_otherwise,
+    files_without_checkpoint,
     known_files,
     known_lineages,
     record_failures,
@@ -71,6 +72,8 @@ class IngestReport:
         deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
         not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
         outside_links: links that lead out of the folders and were not followed.
+        lost: files among those that failed that held a checkpoint until now that is no longer in the catalogue: no
+            other file of its run holds it.
     """
 
     found: int
@@ -92,6 +95,7 @@ class IngestReport:
     deleted: list[Failure] = field(default_factory=list)
     not_finite: list[NotFinite] = field(default_factory=list)
     outside_links: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 def ingest(
@@ -167,6 +171,7 @@ def ingest(
     hints: dict[int, int] = {}
     objects: Counter[str] = Counter()
     points: list[Embedded] = []
+    read_now_failed = [f.path for f in seen.failures]
 
     def handle(index: int, outcome: Outcome) -> bool:
         nonlocal waiting
@@ -182,6 +187,7 @@ def ingest(
         else:
             recorder.fail(fresh[index], outcome)
             failed.append(outcome)
+            read_now_failed.append(outcome.path)
         if progress is not None:
             progress(index + 1, len(fresh))
         return True
@@ -199,6 +205,7 @@ def ingest(
     found = len(seen.files) + len(seen.failures)
     run_paths = {f.run_path for f in seen.files}
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
+    held = {path: known[path].checkpoint_id for path in read_now_failed if path in known}
     return IngestReport(
         found=found,
         added=recorder.added,
@@ -206,6 +213,7 @@ def ingest(
         aliases=recorder.aliases,
         still_writing=waiting,
         failed=sorted(failed, key=lambda f: f.path),
+        lost=sorted(files_without_checkpoint(catalogue, {p: i for p, i in held.items() if i is not None})),
         seconds=time.monotonic() - started,
         runs=len(run_paths),
         layouts=answered.layouts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib
 import inspect
@@ -75,14 +76,20 @@ def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tenso
         if not module or not name:
             raise HookError(f"the {kind} hook {spec!r} has the wrong form: expected 'package.module:function'")
         options = dict(pair.partition("=")[::2] for pair in name.split(";") if pair) if "=" in name else {}
+        wanted = kind if options else name
         try:
             with _at_work(f"the {kind} hook {spec!r}, as it was imported,"), working_directory_last():
-                function = getattr(importlib.import_module(module), kind if options else name)
+                imported = importlib.import_module(module)
+                function = getattr(imported, wanted, None)
         except (Exception, SystemExit) as error:
             raise HookError(
                 f"the {kind} hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
                 "install its package or run from the folder that holds it"
             ) from error
+        if function is None:
+            close = difflib.get_close_matches(wanted, [n for n in dir(imported) if not n.startswith("_")], n=1)
+            hint = f"did you mean {close[0]}?" if close else "expected one of its functions"
+            raise HookError(f"the {kind} hook {spec!r}: the module {module} has no {wanted!r}, {hint}")
         _require_weights_first(function, spec, kind)
         _HOOKS[spec] = _with_options(function, options, spec, kind) if options else function
     return _HOOKS[spec]

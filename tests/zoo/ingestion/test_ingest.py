@@ -294,6 +294,24 @@ def test_checkpoints_with_unusable_embeddings_are_counted() -> None:
     assert "numbers (so does 1 other checkpoint), and" in reasons[0][1]
 
 
+def test_a_checkpoint_that_cannot_be_read_any_more_is_named_as_lost_once(catalogue, runs):
+    one, copied = runs / "one" / "epoch_001.pt", runs / "two" / "epoch_022.pt"
+    shutil.copy(runs / "two" / "epoch_002.pt", copied)
+    assert ingest(catalogue, runs).lost == []
+    whole = one.read_bytes()
+    for path in (one, copied):
+        path.write_bytes(path.read_bytes()[:100])
+    report = ingest(catalogue, runs)
+    assert sorted(f.path for f in report.failed) == [str(one), str(copied)]
+    assert report.lost == [str(one)], "the other one is still in, of another file"
+    assert len(catalogue.checkpoints()) == 3
+    assert ingest(catalogue, runs).lost == []
+    one.write_bytes(whole)
+    assert ingest(catalogue, runs).added == 1
+    (runs / "one" / "epoch_003.pt").write_bytes(b"broken from the start")
+    assert ingest(catalogue, runs).lost == []
+
+
 def test_a_hook_that_fails_is_one_error_with_path_hook_and_exception(catalogue, runs, hooks):
     first = runs / "one" / "epoch_001.pt"
     with pytest.raises(HookError, match=rf"'{hooks}:fails' failed on .*one/epoch_001.pt: KeyError: 'no such layer'"):
@@ -302,6 +320,10 @@ def test_a_hook_that_fails_is_one_error_with_path_hook_and_exception(catalogue, 
         ingest(catalogue, first, embed=f"{hooks}:flat")
     with pytest.raises(HookError, match="cannot be imported"):
         ingest(catalogue, first, embed="no_such_package:embed")
+    with pytest.raises(HookError, match=rf"the module {hooks} has no 'failss', did you mean fails\?"):
+        ingest(catalogue, first, embed=f"{hooks}:failss")
+    with pytest.raises(HookError, match=rf"the module {hooks} has no 'q', expected one of its functions"):
+        ingest(catalogue, first, embed=f"{hooks}:q")
     with pytest.raises(HookError, match="wrong form"):
         ingest(catalogue, first, embed="just_a_name")
     assert ingest(catalogue, runs).added == 4
