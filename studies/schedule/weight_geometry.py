@@ -54,7 +54,10 @@ def why_none_merged(project: Project, catalogue: Catalogue) -> str:
     if project.evaluate is None:
         return 'it takes a hook that measures weights, [hooks] evaluate = "package.module:function" in epsopt.toml'
     if front_lineage_tree(catalogue.checkpoints(), catalogue.lineages(), project.objectives) is None:
-        return "the measured front holds checkpoints of several bases, and only what descends from one base is merged"
+        return (
+            "the measured front holds checkpoints of several bases, and a budget merges only what descends from one: "
+            "'epsopt merge' merges the checkpoints of each lineage with each other"
+        )
     return "none was expected to widen the front as much for its cost as training, within what was left of the budget"
 
 
