@@ -18,4 +18,4 @@ def test_what_is_missing_is_named_with_the_line_to_add(tmp_path):
     with Catalogue(url) as catalogue:
         assert '[hooks] evaluate = "package.module:function"' in why_none_merged(project, catalogue)
         measuring = replace(project, evaluate="m:f")
-        assert "only what descends from one base is merged" in why_none_merged(measuring, catalogue)
+        assert "a budget merges only what descends from one" in why_none_merged(measuring, catalogue)
