@@ -9,7 +9,8 @@ On many families of models such trees (Unterthiner et al. 2020, arXiv:2002.11448
 views does; on others it is the other way round. What they predict together are coordinates of z beside the encoder's,
 and the metrics' Gaussian processes take them as far as they were right on runs that both had not seen (stacked
 generalisation: Wolpert 1992, Breiman 1996). What they say of a checkpoint that they learn from is therefore always said
-by those that have not seen its run.
+by those that were not given what its run measured. Only how much a view counts for a process is learned once, from all
+runs of a fold; held-out runs of the validation are not among them.
 """
 
 from __future__ import annotations
