@@ -179,6 +179,7 @@ class Recorder:
             self._contents |= set(connection.execute(select(checkpoints.c.sha256)).scalars())
         self.added = 0
         self.aliases = 0
+        self.held: dict[str, int] = {}  # by path of an unreadable file: the checkpoint that it was of until now
         self.hint: int | None = None
         self._hinted: tuple[str, int] | None = None
 
@@ -304,6 +305,8 @@ class Recorder:
         old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
         moved = replaced(connection, path, None)
         put_file(connection, path, found.identity, reason=failure.reason, reader=self._reader)
+        if old is not None:
+            self.held[path] = old
         return _let_go(connection, old, touched) or moved
 
     def _write_checkpoint(

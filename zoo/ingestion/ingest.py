@@ -171,7 +171,6 @@ def ingest(
     hints: dict[int, int] = {}
     objects: Counter[str] = Counter()
     points: list[Embedded] = []
-    read_now_failed = [f.path for f in seen.failures]
 
     def handle(index: int, outcome: Outcome) -> bool:
         nonlocal waiting
@@ -187,7 +186,6 @@ def ingest(
         else:
             recorder.fail(fresh[index], outcome)
             failed.append(outcome)
-            read_now_failed.append(outcome.path)
         if progress is not None:
             progress(index + 1, len(fresh))
         return True
@@ -205,7 +203,6 @@ def ingest(
     found = len(seen.files) + len(seen.failures)
     run_paths = {f.run_path for f in seen.files}
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
-    held = {path: known[path].checkpoint_id for path in read_now_failed if path in known}
     return IngestReport(
         found=found,
         added=recorder.added,
@@ -213,7 +210,7 @@ def ingest(
         aliases=recorder.aliases,
         still_writing=waiting,
         failed=sorted(failed, key=lambda f: f.path),
-        lost=sorted(files_without_checkpoint(catalogue, {p: i for p, i in held.items() if i is not None})),
+        lost=sorted(files_without_checkpoint(catalogue, recorder.held)),
         seconds=time.monotonic() - started,
         runs=len(run_paths),
         layouts=answered.layouts,
