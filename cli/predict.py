@@ -153,6 +153,10 @@ def _document(found: FilePredictions, level: float) -> dict[str, Any]:
             }
             for r, a in zip(found.read, found.predicted, strict=True)
         ],
+        "tested": [
+            {"metric": t.metric, "files": t.n, "mean_absolute_error": t.error, "inside": t.inside}
+            for t in found.tested()
+        ],
         "failed": failure_json(found.failed),
         "side_file_failures": failure_json(found.side_file_failures),
     }
@@ -165,6 +169,7 @@ def _show_all(found: FilePredictions, names: tuple[str, ...], level: float, labe
     if found.read:
         predicted = _show(found.read, found.predicted, names, level, labels)
         _learned_from(found)
+        _tested(found, names, level)
         _doubt_ranges(found.read, found.surrogate)
         _doubt_embeddings(found.read, found.surrogate)
         if found.measured_at_ends and predicted:
@@ -183,16 +188,29 @@ def _learned_from(found: FilePredictions) -> None:
     """Say how many of the files that are predicted the map has learned from."""
     from epsopt.cli.output import print_wrapped
 
-    memory = found.surrogate.memory
-    taught = {k for k, ok in zip(memory.keys, memory.metrics.isfinite().any(1).tolist(), strict=True) if ok}
-    predicted = [r for r, a in zip(found.read, found.predicted, strict=True) if a.refused is None]
-    if known := sum(r.sha256 in taught for r in predicted):
+    predicted = sum(a.refused is None for a in found.predicted)
+    if known := found.n_taught:
         print_wrapped(
-            f"{known} of these {count(len(predicted), 'checkpoint')} taught the map what they measured: this is no "
+            f"{known} of these {count(predicted, 'checkpoint')} taught the map what they measured: this is no "
             "test of it."
-            if len(predicted) > 1
+            if predicted > 1
             else "This checkpoint taught the map what it measured: this is no test of it."
         )
+
+
+def _tested(found: FilePredictions, names: Sequence[str], level: float) -> None:
+    """Say how predictions compare with what files measured that the map did not learn from."""
+    from epsopt.cli.output import Head, Rows, print_table, print_wrapped
+    from epsopt.cli.render import formatters
+
+    tested = [t for t in found.tested() if t.n > 1 and t.metric in names]
+    if tested:
+        texts = formatters(names, [{t.metric: t.error for t in tested}])
+        lines = [[t.metric, str(t.n), texts[t.metric](t.error), f"{t.inside} of {t.n}"] for t in tested]
+        print_wrapped("Predicted beside measured, of files that the map did not learn from:")
+        heads = [Head("metric", "left"), Head("files"), Head("mean error"), Head(f"inside {level:.0%}")]
+        print_table(heads, [Rows([line]) for line in lines])
+        print_wrapped()
 
 
 def _doubt_ranges(read: Sequence[CheckpointContents], surrogate: Surrogate) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 from epsopt.optimize.latent.predict_checkpoint import Assessment, assess, measured_at_ends
 from epsopt.studies.project.project import Project
@@ -18,6 +20,23 @@ from epsopt.zoo.ingestion.ingest import read_fingerprints
 from epsopt.zoo.layouts.nothing_found import nothing_found
 from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.reader import CheckpointContents
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How predictions of one metric compare with what files measured that the map did not learn from.
+
+    Attributes:
+        metric: its name.
+        n: files.
+        error: mean absolute error, in the metric's unit.
+        inside: of the measured values, how many lie in their intervals.
+    """
+
+    metric: str
+    n: int
+    error: float
+    inside: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +60,38 @@ class FilePredictions:
     failed: list[Failure] = field(default_factory=list)
     side_file_failures: list[Failure] = field(default_factory=list)
     outside_links: list[str] = field(default_factory=list)
+
+    @property
+    def n_taught(self) -> int:
+        """How many of the files that are predicted the map has learned from."""
+        taught = self._taught
+        return sum(r.sha256 in taught for r, a in zip(self.read, self.predicted, strict=True) if a.refused is None)
+
+    def tested(self) -> list[Tested]:
+        """Compare predictions with what is measured in files that the map did not learn from.
+
+        Returns:
+            One a metric that any of them measured, in the map's order.
+        """
+        taught = self._taught
+        apart = [
+            (r.metrics, a)
+            for r, a in zip(self.read, self.predicted, strict=True)
+            if a.refused is None and r.sha256 not in taught
+        ]
+        found = []
+        for name in self.surrogate.metric_names:
+            pairs = [(v, a) for m, a in apart if (v := m.get(name)) is not None and math.isfinite(v)]
+            if pairs:
+                inside = sum(a.low[name] <= v <= a.high[name] for v, a in pairs)
+                error = fmean(abs(a.point[name] - v) for v, a in pairs)
+                found.append(Tested(name, len(pairs), error, inside))
+        return found
+
+    @property
+    def _taught(self) -> set[str]:
+        memory = self.surrogate.memory
+        return {k for k, ok in zip(memory.keys, memory.metrics.isfinite().any(1).tolist(), strict=True) if ok}
 
 
 def predict_files(

@@ -47,3 +47,25 @@ def test_predictions_of_what_the_map_learned_from_are_said_to_be_no_test(project
     alone = " ".join(call(project.folder, "predict", known).out.split())
     assert "This checkpoint taught the map what it measured" in alone
     assert "taught the map" not in call(project.folder, "predict", tmp_path / "unseen.pt").out
+
+
+def test_predictions_are_compared_with_what_files_measured_that_the_map_did_not_learn_from(project, tmp_path):
+    measured = {}
+    for i in range(3):
+        content = torch.load(project.runs / "run_001" / f"epoch_{i + 1:03d}.pt", weights_only=True)
+        content["model_state_dict"] = {name: value * 1.001 for name, value in content["model_state_dict"].items()}
+        content["metrics"]["coverage"] = measured[i] = -7.0 if i == 2 else content["metrics"]["coverage"]
+        torch.save(content, tmp_path / f"unseen_{i}.pt")
+    files = [*sorted(tmp_path.glob("*.pt")), project.runs / "run_001" / "epoch_001.pt"]
+    result = call(project.folder, "predict", *files, "--json")
+    predicted = [p["predicted"]["coverage"] for p in result.document["predictions"][:3]]
+    found = next(t for t in result.document["tested"] if t["metric"] == "coverage")
+    errors = [abs(p["value"] - measured[i]) for i, p in enumerate(predicted)]
+    assert found["files"] == 3
+    assert abs(found["mean_absolute_error"] - sum(errors) / 3) < 1e-9
+    assert found["inside"] == sum(p["low"] <= measured[i] <= p["high"] for i, p in enumerate(predicted)) < 3
+    printed = call(project.folder, "predict", *files).out
+    assert "Predicted beside measured" in printed
+    assert f"{found['inside']} of 3" in printed
+    alone = call(project.folder, "predict", files[0])
+    assert "Predicted beside measured" not in alone.out
