@@ -105,9 +105,13 @@ def standing(opened: OpenProject, points: Sequence[Answer], made: Sequence[Decod
     if not kept.measured:
         return f"All of it is predicted, not evaluated: --evaluate measures the decoded weights.{alone}"
     meet = f"{kept.met} of {kept.measured} meet the targets, and " if opened.targets else ""
+    further = (
+        f", {kept.expected} within the one that was predicted of the weights: what checkpoints can be merged to does "
+        "not reach every point" if kept.expected > kept.inside else ""
+    )  # fmt: skip
     return (
         f"Measured on their decoded weights, {meet}{kept.inside} of {kept.values} values lie within the interval that "
-        f"was predicted at the point.{alone}"
+        f"was predicted at the point{further}.{alone}"
     )
 
 

@@ -17,6 +17,7 @@ from epsopt.studies.project.launch_form import epochs_option, unseen_arguments
 from epsopt.studies.project.metric_direction import guess_maximize, leave_out
 from epsopt.studies.project.metric_doubts import metric_doubts
 from epsopt.studies.project.project import Project
+from epsopt.studies.project.written_hooks import lack_of_hook
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
@@ -351,8 +352,15 @@ def _work(project: Project | None, ends: Iterable[Checkpoint]) -> Readiness:
 
 def _merge(project: Project | None, checkpoints: Sequence[Checkpoint]) -> Readiness:
     sizes = Counter(c.lineage_id for c in checkpoints)
+    hooks = () if project is None else (("evaluate", project.evaluate), ("calibrate", project.calibrate))
+    lacks = [
+        (True, lack, f'[hooks] {kind} = "MODULE:FUNCTION"')
+        for kind, spec in hooks
+        if project is not None and spec is not None and (lack := lack_of_hook(spec, kind, project.folder)) is not None
+    ]
     return _readiness(
         "merge",
+        *lacks,
         (
             project is None or project.evaluate is None,
             "no hook measures weights",

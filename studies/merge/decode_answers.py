@@ -42,12 +42,14 @@ class Kept:
         met: of those, how many meet all targets.
         inside: measured objectives within the interval that was predicted at the point.
         values: measured objectives.
+        expected: measured objectives within the interval that was predicted of the weights themselves.
     """
 
     measured: int
     met: int
     inside: int
     values: int
+    expected: int = 0
 
 
 def check_can_decode(project: Project, save: Path | None, *, evaluate: bool) -> None:
@@ -147,7 +149,7 @@ def kept_predictions(
         Counts over all points whose weights were measured; a metric that the hook did not return counts for no value
         and meets no target.
     """
-    measured = met = inside = values = 0
+    measured = met = inside = values = expected = 0
     for point, each in zip(points, made, strict=True):
         if each.merged is None or each.merged.measured is None:
             continue
@@ -158,4 +160,6 @@ def kept_predictions(
             if o.name in got and o.name in point.low:
                 values += 1
                 inside += point.low[o.name] <= got[o.name] <= point.high[o.name]
-    return Kept(measured, met, inside, values)
+                own = each.merged.assessment
+                expected += own.low[o.name] <= got[o.name] <= own.high[o.name]
+    return Kept(measured, met, inside, values, expected)

@@ -206,6 +206,15 @@ def test_the_doctor_says_what_was_understood_and_what_each_command_needs(finetun
     assert "Ready: epsopt fit, epsopt propose, epsopt work, epsopt merge." in printed
 
 
+def test_the_doctor_notices_a_hook_that_is_not_there(finetunes, copy):
+    mine = copy(finetunes)
+    file = mine.folder / "epsopt.toml"
+    file.write_text(re.sub(r'(?m)^evaluate = "(.*)"', r'evaluate = "\1_of"', file.read_text()))
+    printed = " ".join(mine("doctor").out.split())
+    assert "epsopt merge: the evaluate hook" in printed
+    assert "did you mean" in printed
+
+
 def test_after_a_first_ingest_the_next_commands_are_named(finetunes, tmp_path):
     folder = tmp_path / "fresh"
     folder.mkdir()

@@ -263,7 +263,7 @@ def test_answers_of_a_search_are_made_measured_and_saved_on_request(mine, tmp_pa
     result = mine(*asked, "--evaluate", "--save", tmp_path / "new", "--json")
     assert result.status == 0, result.err
     check("search", result.document)
-    inside = values = met = 0
+    inside = values = met = expected = 0
     for answer in result.document["answers"]:
         decoded = answer["decoded"]
         assert close(evaluate(load_weights(decoded["saved"])), decoded["measured"])
@@ -271,12 +271,15 @@ def test_answers_of_a_search_are_made_measured_and_saved_on_request(mine, tmp_pa
         assert content["epsopt"]["made_by"] == "epsopt search"
         for objective in result.document["objectives"]:
             said, got = answer["predicted"][objective["name"]], decoded["measured"][objective["name"]]
+            own = decoded["predicted"][objective["name"]]
             inside, values = inside + (said["low"] <= got <= said["high"]), values + 1
+            expected += own["low"] <= got <= own["high"]
         met += decoded["measured"]["coverage"] >= 0.05
     shown = " ".join(mine(*asked, "--evaluate").out.split())
     assert "decoded, measured" in shown
     n = len(result.document["answers"])
     assert f"{met} of {n} meet the targets, and {inside} of {values} values lie within the interval" in shown
+    assert (f", {expected} within the one that was predicted of the weights" in shown) == (expected > inside)
     plain = mine(*asked)
     assert "decoded" not in plain.out
     refused = mine(*asked, "--save", tmp_path / "new")
