@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -197,37 +198,30 @@ class Catalogue:
         with self.reading() as connection:
             state, found = _state(connection), listing(connection)
         self._names = None if state is None else (state, self._measured_names(found))
-        below = None if within is None else (str(within), f"{within}/")
-        out, steps = [], {}
+        runs = found.runs
+        if within is not None:
+            place, below = str(within), f"{within}/"
+            runs = {i: run for i, run in runs.items() if run.path == place or run.path.startswith(below)}
         of_runs = {
-            i: under_new_names(values, self.rename_hyperparameters) for i, values in found.hyperparameters.items()
+            i: (found.names[i], under_new_names(found.hyperparameters[i], self.rename_hyperparameters)) for i in runs
         }
+        out: list[tuple[tuple[str, int, int, str], Checkpoint]] = []
         for c in found.checkpoints:
-            row, run = c.row, found.runs[c.run_id]
-            steps[row.id] = -1 if row.step is None else row.step
-            if signature is not None and row.signature != signature:
+            id_, _, path, sha256, _, _, own, lineage_id, n_parameters, step, layout = c.row
+            run_id, epoch, paths = c.run_id, c.epoch, c.paths
+            if run_id not in of_runs or (signature is not None and own != signature):
                 continue
-            if below is not None and run.path != below[0] and not run.path.startswith(below[1]):
-                continue
-            out.append(
-                Checkpoint(
-                    id=row.id,
-                    run_id=run.id,
-                    run=found.names[run.id],
-                    path=row.path,
-                    sha256=row.sha256,
-                    epoch=c.epoch,
-                    metrics=self.renamed(c.metrics),
-                    hyperparameters=of_runs[run.id],
-                    signature=row.signature,
-                    lineage_id=row.lineage_id,
-                    n_parameters=row.n_parameters,
-                    layout=row.layout or "plain",
-                    aliases=() if c.paths == [row.path] else tuple(path for path in c.paths if path != row.path),
-                )
-            )
-        # Sorted here: databases collate text differently.
-        return sorted(out, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, steps[c.id], c.path))
+            run, hyperparameters = of_runs[run_id]
+            aliases = () if paths == [path] else tuple(other for other in paths if other != path)
+            checkpoint = Checkpoint(
+                id_, run_id, run, path, sha256, epoch, self.renamed(c.metrics), hyperparameters, own, lineage_id,
+                n_parameters, layout or "plain", aliases,
+            )  # fmt: skip
+            # Sorted here: databases collate text differently.
+            order = (run, -1 if epoch is None else epoch, -1 if step is None else step, path)
+            out.append((order, checkpoint))
+        out.sort(key=itemgetter(0))
+        return [checkpoint for _, checkpoint in out]
 
     def metric_names(self) -> list[str]:
         """Return the metrics that have at least one finite value, sorted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, func, select
 
@@ -20,19 +20,38 @@ from epsopt.zoo.reading.plain_values import numeral, with_defaults
 Metrics = dict[str, float | None]
 
 
-@dataclass
+class CheckpointRow(NamedTuple):
+    """A row of the table of checkpoints without its metadata: a plain tuple, since a large catalogue has many."""
+
+    id: int
+    run_id: int
+    path: str
+    sha256: str
+    epoch: int | None
+    metrics: str
+    signature: str
+    lineage_id: int
+    n_parameters: int
+    step: int | None
+    layout: str | None
+
+
+_COLUMNS = tuple(checkpoints.c[name] for name in CheckpointRow._fields)
+
+
+@dataclass(slots=True)
 class Listed:
     """One checkpoint.
 
     Attributes:
-        row: of the table, with the name, path and layout of its run.
+        row: of the table.
         metrics: what its files and its run's side files say; the files count.
         run_id: of the run that it is listed under.
         epoch: epoch; the step where all checkpoints share one (:func:`count_steps`).
         paths: of its files, those of copies included.
     """
 
-    row: Row[Any]
+    row: CheckpointRow
     metrics: Metrics
     run_id: int
     epoch: int | None
@@ -127,10 +146,11 @@ def listing(connection: Connection) -> Listing:
     listed: dict[int, Listed] = {}
     holding: dict[tuple[int, str], int] = {}
     joined = bool(side_metrics or parts)  # of most catalogues nothing is: that halves the time
-    rows = connection.execute(select(*(c for c in checkpoints.c if c is not checkpoints.c.hyperparameters))).all()
+    rows = list(map(CheckpointRow._make, connection.execute(select(*_COLUMNS)).all()))
     measured: list[Metrics] = json.loads(f"[{','.join([row.metrics for row in rows])}]")  # at once: in half the time
     for row, own_metrics in zip(rows, measured, strict=True):
-        own, metrics = members.get(row.id), own_metrics
+        metrics = own_metrics
+        own = members.get(row.id) if members else None
         if joined:
             from_side_files: Metrics = {}
             for sha256 in dict.fromkeys([*(m.sha256 for m in own or () if m.sha256 is not None), row.sha256]):
