@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from epsopt.zoo.decoding.saving import Decoded, save_decoded
 from epsopt.zoo.decoding.weight_gram import WeightProducts
 from epsopt.zoo.errors import EpsoptError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.fingerprints.lineage import LineageBook
+from epsopt.zoo.layouts.adapters import CONFIG as ADAPTER
 from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
@@ -94,6 +97,9 @@ class WeightDecoder:
         }
         first = location(recombination.parents[0].path)
         answer, _ = _read(self._reading, first, size, request)
+        beside = answer["layout"].pop("beside")
+        if beside is not None:
+            to = _as_adapter(to, beside)
         return Decoded(recombination, to, types_of(answer["tensors"]), answer["layout"])
 
     def products(self, checkpoints: Sequence[Parent], base: Parent) -> WeightProducts:
@@ -214,6 +220,8 @@ class WeightDecoder:
     def forget(self, decoded: Decoded) -> None:
         """Remove decoded weights that nobody will ask for again."""
         decoded.path.unlink(missing_ok=True)
+        if decoded.path.parent != Path(self._folder.name):
+            shutil.rmtree(decoded.path.parent, ignore_errors=True)
 
     def save(self, decoded: Decoded, path: Path, provenance: Provenance) -> None:
         """Write decoded weights as a checkpoint that says where it comes from; whole or not at all.
@@ -225,6 +233,14 @@ class WeightDecoder:
             EpsoptError: it cannot be written.
         """
         save_decoded(self._measuring.corrected(decoded), path, provenance)
+
+
+def _as_adapter(file: Path, config: Mapping[str, Any]) -> Path:
+    """Put a file into a folder of its own, as an adapter with its configuration; return where it lies then."""
+    folder = file.with_suffix("")
+    folder.mkdir()
+    (folder / ADAPTER).write_text(json.dumps(config))
+    return file.replace(folder / "adapter_model.safetensors")
 
 
 def _read(pool: ReaderPool, first: Path, size: int, request: Mapping[str, Any]) -> Message:

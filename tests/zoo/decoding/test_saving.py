@@ -7,6 +7,7 @@ import json
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.fingerprints.lineage import ADAPTED
+from epsopt.zoo.ingestion.ingest import read_fingerprints
 
 from ..adapters import (  # noqa: TID252
     change_config,
@@ -97,6 +99,26 @@ def test_an_adapter_by_itself_comes_out_bit_by_bit_and_the_base_takes_a_share_of
     torch.testing.assert_close(
         logits(base, half.parent), merged_logits(base, [one.parent], [0.5]), rtol=1e-4, atol=1e-4
     )
+
+
+def test_decoded_adapters_are_read_as_what_they_do_before_anybody_saves_them(decoder, base, tmp_path):
+    one = save_adapter(base, tmp_path / "runs" / "a" / "checkpoint-1", 1, r=4, lora_alpha=32)
+    two = save_adapter(base, tmp_path / "runs" / "b" / "checkpoint-1", 2, r=2, lora_alpha=3)
+    with Catalogue(f"sqlite:///{tmp_path / 'z.db'}") as catalogue:
+        ingest(catalogue, tmp_path / "runs")
+        for parents, shares in (([one], [1.0]), ([one, two], [0.3, 0.7])):
+            known = tuple(Parent(str(p), hashlib.sha256(p.read_bytes()).hexdigest()) for p in parents)
+            decoded = decoder.decode(Recombination(known, (tuple(shares),), ()))
+            kept = tmp_path / f"kept_{len(parents)}" / "adapter_model.safetensors"
+            decoder.save(decoded, kept, Provenance("merge", None, {}))
+            paths = [decoded.path, kept, *([one] if len(parents) == 1 else [])]
+            found = read_fingerprints(paths, catalogue, jobs=1)
+            assert len({content.lineage for content in found} | {None}) == 2
+            for other in found[1:]:
+                np.testing.assert_allclose(found[0].fingerprint.features, other.fingerprint.features, atol=1e-3)
+                np.testing.assert_allclose(found[0].fingerprint.sketch, other.fingerprint.sketch, atol=1e-5)
+            decoder.forget(decoded)
+            assert not decoded.path.exists()
 
 
 def test_embeddings_and_whole_modules_beside_the_updates_are_merged_too(decoder, base, tmp_path):
