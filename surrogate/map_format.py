@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from epsopt.zoo.errors import CatalogueError
 
-FORMAT = 8
+FORMAT = 9
 WITHOUT_TREES = 4
 """The format before trees had a say: such a map answers as it did."""
 WITHOUT_HYPERPARAMETERS = frozenset({5, 6})
 """Formats before trees looked at hyperparameters; such a map does not, and answers as it did."""
 WITHOUT_PROCESSES = 7
 """The format before a process of views and hyperparameters had a say beside trees; such a map answers as it did."""
-READABLE = frozenset({FORMAT, WITHOUT_TREES, WITHOUT_PROCESSES}) | WITHOUT_HYPERPARAMETERS
+WITHOUT_RATIOS = 8
+"""The format before wide losses were learned as logarithms; such a map answers as it did."""
+READABLE = frozenset({FORMAT, WITHOUT_TREES, WITHOUT_PROCESSES, WITHOUT_RATIOS}) | WITHOUT_HYPERPARAMETERS
 """Formats of maps that this version opens."""
 
 

@@ -494,7 +494,7 @@ class Surrogate:
         """``(m,)`` lowest and ``(m,)`` highest end that an interval may have (:mod:`.interval_reach`)."""
         memory = self.memory.learned_only
         measured = self.to_metrics(memory.metrics.double()).masked_fill(memory.far_out, torch.nan)
-        return interval_reach(measured.numpy(), memory.runs.numpy())
+        return interval_reach(measured.numpy(), memory.runs.numpy(), self.transforms)
 
     def _factor(self, metric: int, level: float) -> float:
         """Deviations on either side of an interval: the model's are calibrated at 90 %, other levels follow suit."""
@@ -712,8 +712,9 @@ class Surrogate:
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(
                 MetricTransform(
-                    _bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"), tuple(t.get("reach", NO_TAILS))
-                )
+                    _bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"), tuple(t.get("reach", NO_TAILS)),
+                    t.get("shift"),
+                )  # fmt: skip
                 for t in meta["transforms"]
             ),
             tokenizer=FeatureEncoder(

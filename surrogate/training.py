@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.relevance import Relevance, RunSampler, held_out_loss, learn_relevance, matern
+from epsopt.surrogate.relevance import JOINTLY, Relevance, RunSampler, held_out_loss, learn_relevance, matern
 from epsopt.surrogate.side_by_side import completed, one_thread
 from epsopt.zoo.ray_cluster import RayCluster
 
@@ -257,7 +257,7 @@ class _HeldOutDensity:
             noise = network.log_noise[j].double().exp() + _JITTER
             covariance = network.log_amplitude[j].double().exp() * matern((squared + 1e-9).sqrt()) + noise * eye
             y = self._examples.metrics[rows, j].double()
-            total = total + held_out_loss(covariance, y, sampler.n_runs).float()
+            total = total + held_out_loss(covariance, y, sampler.n_runs, JOINTLY).float()
         return total
 
 

@@ -33,7 +33,7 @@ from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.outliers import winsorised, winsorised_limits
 from epsopt.optimize.space import Space
 from epsopt.surrogate.ranges import metric_range, positive_floor
-from epsopt.surrogate.relevance import ROWS, RunSampler, held_out_loss, matern
+from epsopt.surrogate.relevance import JOINTLY, ROWS, RunSampler, held_out_loss, matern
 from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
@@ -46,7 +46,6 @@ LEAST_SCALE = 0.5
 STEPS = 80
 """Of the ascent that learns a process for each metric."""
 
-_JOINTLY = 0.5  # figures in docs/decisions
 _LEAST_EXPLAINED = 4.0  # runs that all stayed near, or of which a few were merged, say little of how others differ
 _NEAR = 1.0  # of the model's scale: who went no farther stayed near
 _SCALARS = 6  # of a process, beside the weights of views
@@ -482,7 +481,7 @@ def _learn(
     for _ in range(STEPS if before is None else _FURTHER_STEPS):
         process = Process.of(log)
         covariance = process.covariance(parts) + (process.noise + _JITTER) * eye
-        loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs, _JOINTLY)
+        loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs, JOINTLY)
         loss = loss + _PRIOR * (log - guess).square().sum() + _SPARSE * process.weights.sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
