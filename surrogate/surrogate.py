@@ -712,9 +712,13 @@ class Surrogate:
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(
                 MetricTransform(
-                    _bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"), tuple(t.get("reach", NO_TAILS)),
-                    t.get("shift"),
-                )  # fmt: skip
+                    bounds=_bounds(t["bounds"]),
+                    centre=t["centre"],
+                    scale=t["scale"],
+                    floor=t.get("floor"),
+                    reach=tuple(t.get("reach", NO_TAILS)),
+                    shift=t.get("shift"),
+                )
                 for t in meta["transforms"]
             ),
             tokenizer=FeatureEncoder(

@@ -90,6 +90,7 @@ class History:
         cut_off: names of runs that did not end by themselves (stopped early, failed, still training).
         measured: ``(k, objectives)`` of every checkpoint, merged ones included; NaN where not measured.
         bounds: declared bounds of metrics.
+        shorter: names of runs that ended by themselves after fewer epochs than a whole run has, as it was planned.
     """
 
     space: Space
@@ -99,6 +100,7 @@ class History:
     cut_off: Collection[str]
     measured: Floats
     bounds: Mapping[str, tuple[float, float]]
+    shorter: Collection[str] = ()
 
     @property
     def usable(self) -> dict[str, Curve]:
@@ -113,7 +115,9 @@ class History:
     @property
     def length(self) -> float:
         """Epochs of a whole run: the median of those that ended by themselves."""
-        ends = [float(c.steps[-1]) for name, c in self.usable.items() if name not in self.cut_off]
+        ended = {name: c for name, c in self.usable.items() if name not in self.cut_off}
+        whole = {name: c for name, c in ended.items() if name not in self.shorter} or ended
+        ends = [float(c.steps[-1]) for c in whole.values()]
         return float(np.median(ends)) if ends else max((float(c.steps[-1]) for c in self.curves.values()), default=1.0)
 
     @property

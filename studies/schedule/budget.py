@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from epsopt.studies.optuna_io.run_folders import folder_of
 from epsopt.studies.optuna_io.stored_trials import NOT_STARTED, StudyDatabase, proposed_trials
+from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -71,6 +74,17 @@ def plan_of(attributes: Mapping[str, Any]) -> StepPlan | None:
     """Return the plan that a trial's attributes hold; None: it is no step of the scheduler."""
     plan = attributes.get("step")
     return None if plan is None else StepPlan(**{**plan, "reference_point": tuple(plan["reference_point"])})
+
+
+def begun_short(project: Project, trials: Iterable[FrozenTrial]) -> set[Path]:
+    """Return the folders of runs that were given fewer epochs than a whole run has: how long one is they do not show.
+
+    Args:
+        project: says where proposals go.
+        trials: of its proposals.
+    """
+    planned = ((t, p) for t in trials if (p := plan_of(t.user_attrs)) is not None and p.takes_epochs)
+    return {folder_of(project, t) for t, p in planned if (epochs_of(t) or 0) < p.length}
 
 
 @dataclass(frozen=True)

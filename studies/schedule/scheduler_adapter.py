@@ -35,7 +35,8 @@ from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.formatting import count
 
 EXPLORATION_EPOCHS = 6.0
-"""Epochs of a run that only explores, where merges are measured between runs."""
+"""Epochs of a run that only explores, where merges are measured between runs; as many times the distance from one
+measured checkpoint to the next, where that is more than an epoch (or a step)."""
 
 SHORT_RUNS = 8
 """Exploration runs where nothing can be merged: stopped after their grace, many short ones teach more."""
@@ -53,11 +54,12 @@ def make_scheduler(snapshot: StudySnapshot, *, seed: int = 0) -> Scheduler:
     """
     length, takes_epochs, ledger = snapshot.length, snapshot.takes_epochs, snapshot.ledger
     starts = bool(snapshot.usable) and takes_start(snapshot.project.command or ())
-    branch = (min(BRANCH_EPOCHS, length) if takes_epochs else length) if starts else None
+    spacing = snapshot.spacing
+    branch = (min(BRANCH_EPOCHS * spacing, length) if takes_epochs else length) if starts else None
     scheduler = Scheduler(
         snapshot.space, snapshot.project.objectives, length=length, reference=snapshot.reference, base=snapshot.base,
         evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if snapshot.can_merge else SHORT_RUNS,
-        exploration_epochs=min(EXPLORATION_EPOCHS, length) if takes_epochs and snapshot.can_merge else None,
+        exploration_epochs=min(EXPLORATION_EPOCHS * spacing, length) if takes_epochs and snapshot.can_merge else None,
         bounds=snapshot.project.bounds, seed=seed,
     )  # fmt: skip
     planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]
@@ -194,6 +196,8 @@ def chosen_run(snapshot: StudySnapshot, step: Step, candidate: Candidate, room: 
     epochs = max(round(candidate.epochs), 1)
     if snapshot.takes_epochs:
         epochs = min(epochs, room, _most(snapshot.space, snapshot.epochs_parameter))
+        if epochs > snapshot.spacing:  # what comes after a run's last checkpoint is lost
+            epochs = max(round(epochs // snapshot.spacing * snapshot.spacing), 1)
     plan = StepPlan(
         step.kind, step.predicted_gain, step.gain_per_epoch, step.cost, epochs, snapshot.length,
         snapshot.takes_epochs, snapshot.epochs_parameter,

@@ -26,7 +26,7 @@ from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
 from epsopt.studies.optuna_io.stored_trials import recorded_objectives
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import takes_epochs
-from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, epochs_of, plan_of
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, begun_short, plan_of
 from epsopt.studies.schedule.measurements import Measurements, whole_rows
 from epsopt.studies.schedule.weight_geometry import LineageTree, front_lineage_tree, measured_once
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -112,13 +112,18 @@ class StudySnapshot:
     @cached_property
     def _whole(self) -> list[Curve]:
         """Curves of runs that were not cut off, nor begun as shorter ones."""
-        short = cut_off(self.project, self.ledger.trials)
-        for trial in self.ledger.trials:
-            plan = plan_of(trial.user_attrs)
-            if plan is not None and plan.takes_epochs and (epochs_of(trial) or 0) < plan.length:
-                short.add(folder_of(self.project, trial))
+        short = cut_off(self.project, self.ledger.trials) | begun_short(self.project, self.ledger.trials)
         cut = {c.run_id for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
         return [curve for run_id, curve in self.curves.items() if run_id not in cut]
+
+    @cached_property
+    def spacing(self) -> float:
+        """Epochs from one measured checkpoint of a whole run to the next, at least 1.
+
+        A Trainer counts steps, and a run that is shorter leaves nothing to measure.
+        """
+        gaps = [np.diff(curve.steps) for curve in self._whole if len(curve.steps) > 1]
+        return max(float(np.median(np.concatenate(gaps))), 1.0) if gaps else 1.0
 
     @cached_property
     def trained(self) -> dict[int, list[Checkpoint]]:

@@ -23,6 +23,7 @@ from epsopt.studies.optuna_io.run_folders import cut_off, folder_of, run_folder
 from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command, takes_start
+from epsopt.studies.schedule.budget import begun_short
 from epsopt.studies.schedule.study_snapshot import named_start
 from epsopt.studies.schedule.weight_geometry import as_start, shaping
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
@@ -290,10 +291,12 @@ def history_of(
         start = whole[run_id].start if path is None else values.get(path)
         known = start is not None and np.isfinite(start).all()
         curves[names[run_id]] = replace(whole[run_id], start=start if known else None)
+    short = begun_short(project, trials)
+    shorter = {name for i, name in names.items() if not short.isdisjoint(Path(trained[i].path).parents)}
     history = History(
         space, tuple(objectives), tuple(o.name for o in further), curves,
         {names[i] for i in cut if i in names}, measured_table([c.metrics for c in checkpoints], objectives),
-        project.bounds,
+        project.bounds, shorter,
     )  # fmt: skip
     return history, names
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -18,6 +19,7 @@ from epsopt.optimize.space import Space
 from epsopt.studies.merge.decode import MergedCheckpoint
 from epsopt.studies.merge.warm_start_candidates import merged_starts, real_starts
 from epsopt.studies.project.project import Project
+from epsopt.studies.schedule.budget import begun_short
 from epsopt.studies.schedule.weight_geometry import shaping
 from epsopt.studies.worker.proposals import history_of, runs_cut_off
 from epsopt.surrogate.surrogate import Surrogate
@@ -103,7 +105,8 @@ def rank_warm_starts(
         decoder, catalogue, surrogate, objectives, progress=progress, left_out=left_out
     )  # fmt: skip
     progress("weighing starts", None)
-    length = epochs or _usual_length(checkpoints)
+    short = begun_short(project, trials)
+    length = epochs or _usual_length([c for c in checkpoints if short.isdisjoint(Path(c.path).parents)] or checkpoints)
     plans = plan_runs(
         learned, [*starts, *(s for s, _ in merged)], epochs=length,
         kept=[p.name for p in shaping(checkpoints, history.space)], seed=seed,

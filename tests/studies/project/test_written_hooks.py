@@ -7,7 +7,7 @@ from epsopt.studies.project.written_hooks import lack_of_hook
 
 def test_a_misspelt_function_or_module_is_noticed_before_it_is_needed(tmp_path):
     (tmp_path / "my_hooks.py").write_text(
-        "raise RuntimeError('imported')\nfrom elsewhere import given as taken\n\ndef evaluate(state): ...\n\nother = 1\n"
+        "raise RuntimeError()\nfrom elsewhere import given as taken\n\ndef evaluate(state): ...\n\nother = 1\n"
     )
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "__init__.py").write_text("def embed(state): ...\n")

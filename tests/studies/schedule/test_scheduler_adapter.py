@@ -12,18 +12,29 @@ import torch
 from optuna.trial import TrialState
 
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace
+from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage
 from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import LeaseLost
+from epsopt.studies.optuna_io.run_folders import folder_of
 from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
 from epsopt.studies.optuna_io.trial_leases import claim, finish, release
 from epsopt.studies.schedule import budget as ledger_module
 from epsopt.studies.schedule import scheduler_adapter as following
 from epsopt.studies.schedule import scheduler_service as stepping
 from epsopt.studies.schedule import weight_geometry as placing
-from epsopt.studies.schedule.budget import Budget, Ledger, MeasuredMerge, plan_of, save_measured_merge, written
+from epsopt.studies.schedule.budget import (
+    Budget,
+    Ledger,
+    MeasuredMerge,
+    begun_short,
+    plan_of,
+    save_measured_merge,
+    written,
+)
 from epsopt.studies.schedule.scheduler_adapter import (
+    chosen_run,
     config_with_epochs,
     failed,
     known,
@@ -34,6 +45,7 @@ from epsopt.studies.schedule.scheduler_adapter import (
 from epsopt.studies.schedule.scheduler_service import SchedulerService
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.studies.schedule.weight_geometry import WeightGeometry, as_start, front_lineage_tree, place, shaping
+from epsopt.studies.worker.proposals import history_of
 from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -332,6 +344,36 @@ def test_a_program_that_takes_no_epochs_gets_whole_branches(studied):
     assert make_scheduler(snapshot).branch_epochs == 2.0
     rigid = StudySnapshot.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
     assert make_scheduler(rigid).branch_epochs is None
+
+
+def test_lengths_are_counted_in_checkpoints_where_a_trainer_counts_steps(quiet):
+    project, storage, catalogue = quiet
+    snapshot = StudySnapshot.read(project, storage, catalogue)
+    assert (snapshot.spacing, make_scheduler(snapshot).branch_epochs) == (1.0, 2.0)
+    longer = {i: replace(c, steps=60.0 * np.arange(1.0, len(c.steps) + 1)) for i, c in snapshot.curves.items()}
+    by_steps = replace(snapshot, curves=longer, asked_length=300.0)
+    scheduler = make_scheduler(by_steps)
+    assert (by_steps.spacing, scheduler.branch_epochs) == (60.0, 180.0)
+    step = scheduler.next(known(by_steps, None))
+    config = next(iter(longer.values())).config
+    for wanted, room, given in ((300.0, 1000, 300), (300.0, 200, 180), (180.0, 1000, 180), (180.0, 40, 40)):
+        chosen = chosen_run(by_steps, step, Candidate(config, None, wanted), room)
+        assert plan_of(chosen.attributes).epochs == given
+
+
+def test_runs_that_were_given_less_do_not_say_how_long_a_run_is(quiet):
+    follow(quiet, 2, until=2.0, length=6.0)
+    project, storage, catalogue = quiet
+    trials = proposed_trials(storage, "tiny")
+    short = {folder_of(project, t) for t, p in zip(trials, plans(quiet), strict=True) if p.epochs < 6}
+    assert short
+    assert begun_short(project, trials) == short
+    checkpoints = catalogue.checkpoints()
+    history, _ = history_of(project, trials, checkpoints, project.objectives)
+    brief = replace(next(iter(history.curves.values())), steps=np.array([1.0]), values=np.zeros((1, 2)))
+    begun = {f"brief {i}": brief for i in range(30)}
+    assert replace(history, curves={**history.curves, **begun}).length == 1.0
+    assert replace(history, curves={**history.curves, **begun}, shorter=begun).length == history.length == 2.0
 
 
 def test_where_the_files_are_gone_runs_start_where_runs_start(quiet):
