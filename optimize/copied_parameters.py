@@ -2,6 +2,8 @@
 
 A framework above another one records what it passes down: Hydra's ``optimizer.lr`` becomes Lightning's ``lr``. And
 where a configuration is put together from groups, the choice of a group (``model=wide``) decides what stands in it.
+And what a library writes beside its checkpoints says again, under the library's name, what a program was given under
+its own: an adapter's ``r`` is the program's ``rank``.
 """
 
 from __future__ import annotations
@@ -11,10 +13,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epsopt.optimize.space import identity
+from epsopt.surrogate.ranges import words
 
 _FEWEST = 3  # runs; of fewer, that two names agree says nothing
 _EACH = 2  # runs of each choice, on average, for what stands in its group to be seen to follow from it
 _PARTS = re.compile(r"[./]")
+# What peft's adapter_config.json and the Trainer's trainer_state.json call it, and a word in what a program may.
+_WRITTEN_BY_LIBRARIES = {
+    "r": {"rank", "r"},
+    "lora_alpha": {"alpha"},
+    "train_batch_size": {"batch", "batchsize", "bs"},
+    "num_train_epochs": {"epochs", "batch", "batchsize", "bs", "steps"},
+}
 
 
 def copied_parameters(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -25,7 +35,9 @@ def copied_parameters(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     Returns:
         By name: ``lr`` is set by ``optimizer.lr`` where the two are the same in every run and one name ends as the
-        other; ``model.width`` is set by ``model`` where that is a choice which decides it in every run.
+        other; ``model.width`` is set by ``model`` where that is a choice which decides it in every run; ``lora_alpha``
+        is set by ``alpha`` where the two are the same in every run, and ``num_train_epochs`` by ``batch_size`` where
+        that decides it.
     """
     names = sorted({name for run in runs for name in run})
     values = {n: tuple(None if r.get(n) is None else identity(r[n]) for r in runs) for n in names}
@@ -50,6 +62,14 @@ def copied_parameters(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             longer = (n for n in alike if len(_parts(n)) > len(_parts(name)) and values[n] == values[name])
             if name not in groups and (other := next(longer, None)) is not None:
                 found.setdefault(name, found.get(other, other))
+    for name, hints in _WRITTEN_BY_LIBRARIES.items():
+        for other in sorted(varying - {name}) if name in varying else ():
+            if hints.isdisjoint(words(_last(other))) or found.get(other) == name:
+                continue
+            several = _EACH * len(set(values[other])) <= len(runs) and None not in values[other]
+            follows = name == "num_train_epochs" and several and _decides(values[other], values[name])
+            if values[other] == values[name] or follows:
+                found.setdefault(name, other)
     return {name: _first(name, found) for name in found if name in varying}
 
 

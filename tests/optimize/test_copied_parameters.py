@@ -67,3 +67,20 @@ def test_a_range_is_logarithmic_by_its_name_or_as_its_values_are_spread():
     ]  # fmt: skip
     log = {p.name for p in infer_space(runs).parameters if p.log}
     assert log == {"lr", "temperature", "scale"}
+
+
+def test_what_a_library_writes_under_its_own_name_is_what_the_program_was_given():
+    runs = [
+        {"rank": 2 ** (i % 3 + 1), "r": 2 ** (i % 3 + 1), "alpha": 8 * (i + 1), "lora_alpha": 8 * (i + 1),
+         "batch_size": (8, 16)[i % 2], "train_batch_size": (8, 16)[i % 2], "num_train_epochs": (3, 6)[i % 2]}
+        for i in range(8)
+    ]  # fmt: skip
+    assert copied_parameters(runs) == {
+        "r": "rank", "lora_alpha": "alpha", "train_batch_size": "batch_size", "num_train_epochs": "batch_size",
+    }  # fmt: skip
+    assert [p.name for p in infer_space(runs).parameters] == ["alpha", "batch_size", "rank"]
+    assert left_out(runs)["lora_alpha"] == "alpha sets it"
+    runs[0]["lora_alpha"] = 4
+    assert "lora_alpha" not in copied_parameters(runs)
+    own = [{"r": 2 ** (i % 3), "lora_alpha": 8 * (i + 1), "num_train_epochs": i} for i in range(8)]
+    assert copied_parameters(own) == {}
