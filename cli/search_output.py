@@ -92,7 +92,7 @@ def _print_fewer(result: SearchResult, limit: int) -> None:
 
 def _print_targets(result: SearchResult, checkpoints: Sequence[Checkpoint], labels: RunLabels) -> None:
     """Say whether answers and measured checkpoints meet the targets."""
-    from epsopt.cli.output import print_wrapped
+    from epsopt.cli.output import print_line, print_wrapped
 
     if not result.targets_met:
         print_wrapped("No answer is more likely than not to meet all targets; these come nearest.")
@@ -100,8 +100,9 @@ def _print_targets(result: SearchResult, checkpoints: Sequence[Checkpoint], labe
     if meeting:
         best = labels(meeting[0].run, meeting[0].epoch)
         print_wrapped(
-            f"{len(meeting)} of the {len(checkpoints)} checkpoints measurably meet all targets, {best} among the best."
+            f"{len(meeting)} of the {len(checkpoints)} checkpoints measurably meet all targets, {best} among the best:"
         )
+        print_line(f"  {meeting[0].path}")
     else:
         best = "; ".join(_best_of(t.name, checkpoints, result) for t in result.targets)
         print_wrapped(f"The data holds no measured checkpoint that meets all targets. Best measured: {best}.")

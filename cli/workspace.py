@@ -321,10 +321,13 @@ def resolve_targets(
     directed = {o.name for o in project.objectives}
     for name in pairs:
         if name not in directed:
+            known = surrogate is not None and name in surrogate.metric_names
+            fit = "" if known else (
+                ", then run 'epsopt fit' to learn it: other metrics are data unless [metrics] learn names them"
+            )  # fmt: skip
             raise UsageError(
                 f"which way is {name} better? Add [objectives.{name}] with direction = "
-                f'"maximize" or "minimize" to {project.file}, '
-                "then run 'epsopt fit' to learn it: other metrics are data unless [metrics] learn names them"
+                f'"maximize" or "minimize" to {project.file}{fit}'
             )
     scales = [] if surrogate is None else zip(surrogate.metric_names, surrogate.transforms, strict=True)
     found = {n: t.bounds for n, t in scales if t.bounds}
