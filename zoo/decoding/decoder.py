@@ -97,9 +97,9 @@ class WeightDecoder:
         }
         first = location(recombination.parents[0].path)
         answer, _ = _read(self._reading, first, size, request)
-        beside = answer["layout"].pop("beside")
-        if beside is not None:
-            to = _as_adapter(to, beside)
+        config = answer["layout"].pop("adapter_config")
+        if config is not None:
+            to = _as_adapter(to, config)
         return Decoded(recombination, to, types_of(answer["tensors"]), answer["layout"])
 
     def products(self, checkpoints: Sequence[Parent], base: Parent) -> WeightProducts:

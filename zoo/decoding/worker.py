@@ -90,10 +90,10 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         layout["config"] = _config(parts.leading, types, limits)
         adapter = parts.leading.adapter
         layout["base"] = None if adapter is None else adapter.base
-        layout["beside"] = None
+        layout["adapter_config"] = None
         if adapter is not None:  # without it the file is read as one of no base, whose factors hold their scale
             values = adapter.values if merged is None or merged.config is None else merged.config
-            layout["beside"] = {**values, **({"base_model_name_or_path": adapter.base} if adapter.base else {})}
+            layout["adapter_config"] = {**values, **({"base_model_name_or_path": adapter.base} if adapter.base else {})}
     return {
         "status": "recombined",
         "tensors": _listed(types),
