@@ -156,7 +156,7 @@ def listing(connection: Connection) -> Listing:
             for sha256 in dict.fromkeys([*(m.sha256 for m in own or () if m.sha256 is not None), row.sha256]):
                 from_side_files.update(side_metrics.get((row.run_id, sha256), {}))
                 holding[row.run_id, sha256] = row.id
-            metrics = known_metrics(row.layout, metrics, from_side_files)
+            metrics = known_metrics(row.layout or "plain", metrics, from_side_files)
         paths = [row.path] if own is None else [m[1] for m in own]
         listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, paths)
     for part, whole in parts.items():
