@@ -165,7 +165,7 @@ def held_out_predictions(
     """
     shape = (sum(len(rows) for rows in parts), len(held))
     point, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
-    reaches = [interval_reach(inside.metrics, inside.runs, trained.transforms) for inside, _, trained, _ in fold_parts]
+    reaches = [interval_reach(inside.metrics, inside.runs) for inside, *_ in fold_parts]
     for j, of_metric in enumerate(held):
         for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
             others = [h for i, h in enumerate(of_metric) if i != k]

@@ -36,7 +36,7 @@ from epsopt.surrogate.statistics_trees import grow_all, weights_digest
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Surrogate
 from epsopt.surrogate.trained import train_all
 from epsopt.surrogate.training import TrainingConfig
-from epsopt.surrogate.transforms import fit_transform, spans_ratios
+from epsopt.surrogate.transforms import fit_transform
 from epsopt.surrogate.validation import Validation
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
@@ -91,8 +91,6 @@ def fit(
               if (limits := metric_range(name, train.metrics[:, j], bounds)) is not None}  # fmt: skip
     screened = _screened(train, scales)
     usual, answered, same = screened.usual, screened.answered, shared_weights(train)
-    columns = zip(train.metric_names, usual.metrics.T, strict=True)
-    by_ratio = {name for name, values in columns if spans_ratios(values, scales.get(name))}
     scored = each_weights_once(usual, same)
     parts = run_folds(train.runs, folds, seed)
     others = [unseen_rows(scored, same, rows) for rows in parts]
@@ -105,9 +103,8 @@ def fit(
 
     report(0, len(parts) + 1)
     *fold_networks, final = train_all(
-        [*map(usual.take, others), usual], scales, recipe, seed, report,
-        probes=probes, by_ratio=by_ratio, cluster=cluster,
-    )  # fmt: skip
+        [*map(usual.take, others), usual], scales, recipe, seed, report, probes=probes, cluster=cluster
+    )
     learned = zip((*inside, answered), (*fold_networks, final), strict=True)
     *fold_trees, (trees, predicted_by_trees) = grow_all(
         [(part, trained.scaled(part), trained.seen) for part, trained in learned], seed, cluster

@@ -4,18 +4,12 @@ A model that knows little about a point gives it a wide interval on its own scal
 (:mod:`epsopt.surrogate.transforms`) the ends can be any number. But new runs seldom measure far beyond all others: an
 interval may go beyond the range of everything measured by as much as the farthest run goes beyond all other runs, or by
 a tenth of the range if that is more. The tenth was chosen on the development families of ``benchmarks/families.py``.
-Of a metric that is compared by ratios, the range is one of logarithms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from epsopt.surrogate.transforms import MetricTransform
 
 FEWEST_RUNS = 3
 """Runs with a measurement, of which less than that say nothing of how far another one may go."""
@@ -25,22 +19,18 @@ _SHARE = 0.1  # of the range
 Floats = NDArray[np.float64]
 
 
-def interval_reach(
-    values: Floats, runs: NDArray[np.int64], transforms: Sequence[MetricTransform]
-) -> tuple[Floats, Floats]:
+def interval_reach(values: Floats, runs: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return the lowest and the highest end that an interval may have, by metric.
 
     Args:
         values: ``(n, m)`` measured, in the metrics' own units; NaN where not measured or far out.
         runs: ``(n,)`` run of each.
-        transforms: of the ``m`` metrics.
 
     Returns:
         ``(m,)`` lowest and ``(m,)`` highest ends; infinite for a metric that fewer than :data:`FEWEST_RUNS` runs have.
     """
     low, high = np.full(values.shape[1], -np.inf), np.full(values.shape[1], np.inf)
-    for j, (measured, transform) in enumerate(zip(values.T, transforms, strict=True)):
-        column = measured if transform.shift is None else transform.forward(measured)
+    for j, column in enumerate(values.T):
         known = np.isfinite(column)
         own = [column[known & (runs == run)] for run in np.unique(runs[known])]
         if len(own) < FEWEST_RUNS:
@@ -49,8 +39,6 @@ def interval_reach(
         least = _SHARE * (highs[-1] - lows[0])
         low[j] = lows[0] - max(lows[1] - lows[0], least)
         high[j] = highs[-1] + max(highs[-1] - highs[-2], least)
-        if transform.shift is not None:
-            low[j], high[j] = transform.backward(torch.tensor([low[j], high[j]], dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -11,9 +11,9 @@ WITHOUT_HYPERPARAMETERS = frozenset({5, 6})
 """Formats before trees looked at hyperparameters; such a map does not, and answers as it did."""
 WITHOUT_PROCESSES = 7
 """The format before a process of views and hyperparameters had a say beside trees; such a map answers as it did."""
-WITHOUT_RATIOS = 8
-"""The format before wide losses were learned as logarithms; such a map answers as it did."""
-READABLE = frozenset({FORMAT, WITHOUT_TREES, WITHOUT_PROCESSES, WITHOUT_RATIOS}) | WITHOUT_HYPERPARAMETERS
+BY_ROWS_ALONE = 8
+"""The format before processes were learned by a run's rows together, too; such a map answers as it did."""
+READABLE = frozenset({FORMAT, WITHOUT_TREES, WITHOUT_PROCESSES, BY_ROWS_ALONE}) | WITHOUT_HYPERPARAMETERS
 """Formats of maps that this version opens."""
 
 

@@ -494,7 +494,7 @@ class Surrogate:
         """``(m,)`` lowest and ``(m,)`` highest end that an interval may have (:mod:`.interval_reach`)."""
         memory = self.memory.learned_only
         measured = self.to_metrics(memory.metrics.double()).masked_fill(memory.far_out, torch.nan)
-        return interval_reach(measured.numpy(), memory.runs.numpy(), self.transforms)
+        return interval_reach(measured.numpy(), memory.runs.numpy())
 
     def _factor(self, metric: int, level: float) -> float:
         """Deviations on either side of an interval: the model's are calibrated at 90 %, other levels follow suit."""
@@ -712,12 +712,7 @@ class Surrogate:
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(
                 MetricTransform(
-                    bounds=_bounds(t["bounds"]),
-                    centre=t["centre"],
-                    scale=t["scale"],
-                    floor=t.get("floor"),
-                    reach=tuple(t.get("reach", NO_TAILS)),
-                    shift=t.get("shift"),
+                    _bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"), tuple(t.get("reach", NO_TAILS))
                 )
                 for t in meta["transforms"]
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,16 +78,12 @@ def train_all(
     progress: Callable[[int, int], None] | None = None,
     *,
     probes: bool = False,
-    by_ratio: Collection[str] = (),
     cluster: RayCluster | None = None,
 ) -> list[TrainedNetwork]:
-    """Train one network on each training set; their views are learned on this machine, networks on a cluster if any.
-
-    Metrics of `by_ratio` are learned as logarithms.
-    """
+    """Train one network on each training set; their views are learned on this machine, networks on a cluster if any."""
     # Threads: most of it is in libraries that let go of the interpreter, and fingerprints are too large to hand around.
     workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), _side_by_side(parts)), prefer="threads")
-    prepared = workers(joblib.delayed(_prepare)(part, bounds, probes, by_ratio) for part in parts)
+    prepared = workers(joblib.delayed(_prepare)(part, bounds, probes) for part in parts)
     networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress, cluster)
     return [TrainedNetwork(**vars(p), network=network) for p, network in zip(prepared, networks, strict=True)]
 
@@ -98,16 +94,14 @@ def _side_by_side(parts: Sequence[TrainingSet]) -> int:
     return max(min(len(parts), int(_MEMORY / max(needed, 1))), 1)
 
 
-def _prepare(
-    train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool, by_ratio: Collection[str]
-) -> Prepared:
+def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool) -> Prepared:
     seen = train.embeddings if probes else None
     usual = train.usual
     tokenizer = fit_tokenizer(
         [train.fingerprints[i] for i in usual.tolist()], train.runs[usual], None if seen is None else seen[usual]
     )
     transforms = tuple(
-        fit_transform(values, bounds.get(name), positive_floor(name, values, bounds), by_ratio=name in by_ratio)
+        fit_transform(values, bounds.get(name), positive_floor(name, values, bounds))
         for name, values in zip(train.metric_names, train.metrics.T, strict=True)
     )
     embedding_scale = None

@@ -9,10 +9,6 @@ A metric without two ends has heavy tails: one diverged run has a loss of 1e8 wh
 scale are those of the values without their tails (winsorised, Tukey 1962), and beyond ``KNEES`` the scale of the model
 is logarithmic, so that a value may lie far out without ruling every squared error. Draws of a model have no mean on
 such a scale: those beyond every measurement continue along a straight line (:meth:`MetricTransform.backward_draws`).
-
-Of a loss that is .04 in one run and 9 in another, ratios count: it is learned as a logarithm, started a little above
-the lowest value that it can have (Tukey 1977), so that a loss of zero stays finite and is not what anything below the
-average is predicted to be (:func:`spans_ratios`).
 """
 
 from __future__ import annotations
@@ -32,8 +28,6 @@ values hardly ever lie beyond the first; 7 is where the metric is 23 of its devi
 NO_TAILS = (-KNEES[0], KNEES[0])
 """The reach of a metric without outliers."""
 
-_SPAN = 4.0  # times as far from the lowest possible value; no metric of the development families is between 2.5 and 6
-_STARTED = 0.02  # of the median's distance from the lowest possible value; .1 and .3 did as well
 _LARGEST = 1e300
 _QUARTILES = 1.349  # a normal's interquartile range in standard deviations
 _WIDE = 3.29  # the same of its central 90 %
@@ -52,8 +46,6 @@ class MetricTransform:
             for a lower bound that can be reached.
         reach: lowest and highest value on the model's scale of anything measured, and at least the first of ``KNEES``
             from the centre; without effect on a metric with both ends.
-        shift: of a metric with a lower end alone that is learned as a logarithm, what is added to its distance from
-            that end; ``None``: it is no logarithm.
     """
 
     bounds: tuple[float, float] | None
@@ -61,7 +53,6 @@ class MetricTransform:
     scale: float
     floor: float | None = None
     reach: tuple[float, float] = NO_TAILS
-    shift: float | None = None
 
     @property
     def both_ends(self) -> bool:
@@ -82,8 +73,6 @@ class MetricTransform:
             return np.asarray((np.log(shrunk / (1.0 - shrunk)) - self.centre) / self.scale)
         if self.bounds is not None:
             out = np.clip(out, *self.bounds)
-            if self.shift is not None:
-                out = np.log(np.minimum(out - self.bounds[0], _LARGEST) + self.shift)
         with np.errstate(over="ignore"):
             out = (np.clip(out, -_LARGEST, _LARGEST) - self.centre) / self.scale
         return np.asarray(_compress(out))
@@ -109,28 +98,12 @@ class MetricTransform:
             return self.backward(values)
         within = values.clamp(*self.reach)
         out, slope = _expand(within)
-        if self.shift is None:
-            return self._in_units(out + (values - within) * slope)
-        distance = self._distance(out)
-        return self._bounded(distance + (values - within) * slope * self.scale * distance)
+        return self._in_units(out + (values - within) * slope)
 
     def _in_units(self, deviations: torch.Tensor) -> torch.Tensor:
-        if self.shift is None:
-            return self._bounded(deviations * self.scale + self.centre)
-        return self._bounded(self._distance(deviations))
-
-    def _distance(self, deviations: torch.Tensor) -> torch.Tensor:
-        """From the lowest possible value, with the shift; finite."""
-        largest = math.log(torch.finfo(deviations.dtype).max) - 1.0
-        return (deviations * self.scale + self.centre).clamp(-largest, largest).exp()
-
-    def _bounded(self, values: torch.Tensor) -> torch.Tensor:
-        """What is possible of values, or of distances from the lowest of them."""
-        largest = torch.finfo(values.dtype).max
-        if self.bounds is not None:
-            start = 0.0 if self.shift is None else self.bounds[0] - self.shift
-            return self._possible((values + start).clamp(-largest, largest).clamp(*self.bounds))
-        return self._possible(values.clamp(-largest, largest))
+        largest = torch.finfo(deviations.dtype).max
+        out = (deviations * self.scale + self.centre).clamp(-largest, largest)
+        return self._possible(out if self.bounds is None else out.clamp(*self.bounds))
 
     def _possible(self, values: torch.Tensor) -> torch.Tensor:
         return values if self.floor is None else values.clamp(min=self.floor)
@@ -157,26 +130,8 @@ def _expand(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return out, log_slope.detach().clamp(max=most).exp()
 
 
-def spans_ratios(values: NDArray[np.float64], bounds: tuple[float, float] | None) -> bool:
-    """Tell whether a metric is to be compared by ratios: it has a lower end alone, and most values span far from it.
-
-    Args:
-        values: ``(n,)`` measured values; NaN and infinite ones are ignored.
-        bounds: as :func:`fit_transform` takes them.
-    """
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if bounds is None or len(finite) == 0 or not math.isfinite(bounds[0]) or math.isfinite(bounds[1]):
-        return False
-    low, middle, high = (float(q) for q in np.quantile(np.clip(finite - bounds[0], 0.0, _LARGEST), (0.05, 0.5, 0.95)))
-    return middle > 0.0 and high > _SPAN * low
-
-
 def fit_transform(
-    values: NDArray[np.float64],
-    bounds: tuple[float, float] | None,
-    floor: float | None = None,
-    *,
-    by_ratio: bool = False,
+    values: NDArray[np.float64], bounds: tuple[float, float] | None, floor: float | None = None
 ) -> MetricTransform:
     """Fit the transform of one metric.
 
@@ -186,7 +141,6 @@ def fit_transform(
             (:func:`epsopt.surrogate.ranges.metric_range` says which).
         floor: smallest value that is predicted of a metric that is never zero; ``None`` for any other
             (:func:`epsopt.surrogate.ranges.positive_floor` says which).
-        by_ratio: learn it as a logarithm, if it has a lower end alone (:func:`spans_ratios` says whether).
 
     Returns:
         The transform; identity-like when fewer than two different values were measured. Few values that lie far from
@@ -196,12 +150,10 @@ def fit_transform(
     finite = values[np.isfinite(values)].astype(np.float64)
     if len(finite) == 0:
         return MetricTransform(bounds, 0.0, 1.0, floor)
-    shift = _start_of(finite, bounds) if by_ratio and not logits else None
-    if logits or shift is not None:
-        finite = usual = MetricTransform(bounds, 0.0, 1.0, shift=shift).forward(finite)
-    if not logits:
-        if shift is None:
-            finite = np.clip(finite, *(bounds or (-_LARGEST, _LARGEST)))
+    if logits:
+        finite = usual = MetricTransform(bounds, 0.0, 1.0).forward(finite)
+    else:
+        finite = np.clip(finite, *(bounds or (-_LARGEST, _LARGEST)))
         finite = usual = np.clip(finite, -_LARGEST, _LARGEST)
         middle, spread = robust_scale(finite)
         if spread > 0.0:
@@ -211,20 +163,12 @@ def fit_transform(
     unit = max(float(np.abs(usual).max()), 1e-300)
     centre, scale = float((usual / unit).mean()) * unit, float((usual / unit).std()) * unit
     varies = np.ptp(usual) > 0.0 and scale > (1e-9 if logits else _NO_SPREAD * abs(centre))
-    transform = MetricTransform(bounds, centre, scale if varies else 1.0, floor, shift=shift)
+    transform = MetricTransform(bounds, centre, scale if varies else 1.0, floor)
     if logits:
         return transform
-    placed = transform.forward(values[np.isfinite(values)])
+    placed = transform.forward(finite)
     low, high = transform.reach
     return replace(transform, reach=(min(low, float(placed.min())), max(high, float(placed.max()))))
-
-
-def _start_of(values: NDArray[np.float64], bounds: tuple[float, float] | None) -> float | None:
-    """Where the logarithm of distances from the lower end starts; None: nothing lies above it."""
-    if bounds is None or not math.isfinite(bounds[0]):
-        return None
-    middle = float(np.median(np.clip(values - bounds[0], 0.0, _LARGEST)))
-    return _STARTED * middle if middle > 0.0 else None
 
 
 def robust_scale(values: NDArray[np.float64]) -> tuple[float, float]:

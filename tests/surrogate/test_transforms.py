@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epsopt.surrogate.ranges import likely_bounds
-from epsopt.surrogate.transforms import KNEES, fit_transform, robust_scale, spans_ratios
+from epsopt.surrogate.transforms import KNEES, fit_transform, robust_scale
 
 share = st.floats(0, 1)
 
@@ -149,48 +149,3 @@ def test_draws_beyond_an_outlier_are_finite_and_differentiable() -> None:
     assert (back.diff() >= 0.0).all()
     (slope,) = torch.autograd.grad(back.sum(), points)
     assert not slope.isnan().any()
-
-
-losses = st.lists(st.floats(0.0, 1e6), min_size=2, max_size=30)
-
-
-@given(losses, st.floats(-1e3, 1e3), st.floats(0.0, 1e3))
-def test_a_metric_that_is_compared_by_ratios_comes_back_and_stays_possible(
-    values: list[float], at: float, step: float
-) -> None:
-    transform = fit_transform(np.array(values), (0.0, np.inf), by_ratio=True)
-    back = transform.backward(torch.from_numpy(transform.forward(np.array(values)))).numpy()
-    np.testing.assert_allclose(back, values, rtol=1e-6, atol=1e-6 * max(values))
-    points = torch.tensor([at, at + step], dtype=torch.float64, requires_grad=True)
-    for way in (transform.backward, transform.backward_draws):
-        found = way(points)
-        assert torch.isfinite(found).all()
-        assert 0.0 <= found[0] <= found[1]
-        (slope,) = torch.autograd.grad(found.sum(), points)
-        assert not slope.isnan().any()
-
-
-def test_only_what_spans_far_from_a_lower_end_is_compared_by_ratios() -> None:
-    wide = np.geomspace(0.04, 9.0, 40)
-    assert spans_ratios(wide, (0.0, np.inf))
-    assert spans_ratios(wide + 1.0, (1.0, np.inf))
-    assert not spans_ratios(wide + 20.0, (0.0, np.inf))
-    for without_one_end in (None, (0.0, 10.0), (-np.inf, np.inf), (-np.inf, 10.0)):
-        assert not spans_ratios(wide, without_one_end)
-    assert not spans_ratios(np.array([np.nan]), (0.0, np.inf))
-    assert not spans_ratios(np.zeros(9), (0.0, np.inf))
-
-
-def test_what_is_far_below_the_average_by_ratio_is_not_predicted_to_be_nothing() -> None:
-    values = np.geomspace(0.04, 9.0, 40)
-    below = torch.tensor([-2.5], dtype=torch.float64)
-    assert float(fit_transform(values, (0.0, np.inf)).backward(below)) == 0.0
-    assert 0.0 < float(fit_transform(values, (0.0, np.inf), by_ratio=True).backward(below)) < 0.04
-
-
-def test_diverged_losses_hardly_change_the_scale_of_ratios() -> None:
-    ordinary = np.geomspace(0.04, 9.0, 95)
-    clean = fit_transform(ordinary, (0.0, np.inf), by_ratio=True)
-    dirty = fit_transform(np.append(ordinary, np.full(5, 1e12)), (0.0, np.inf), by_ratio=True)
-    assert abs(dirty.centre - clean.centre) < 0.4 * clean.scale
-    assert 1.0 < dirty.scale / clean.scale < 1.6
