@@ -196,7 +196,7 @@ def chosen_run(snapshot: StudySnapshot, step: Step, candidate: Candidate, room: 
     epochs = max(round(candidate.epochs), 1)
     if snapshot.takes_epochs:
         epochs = min(epochs, room, _most(snapshot.space, snapshot.epochs_parameter))
-        if epochs > snapshot.spacing:  # what comes after a run's last checkpoint is lost
+        if snapshot.spacing < epochs < snapshot.length:  # what comes after a shorter run's last checkpoint is lost
             epochs = max(round(epochs // snapshot.spacing * snapshot.spacing), 1)
     plan = StepPlan(
         step.kind, step.predicted_gain, step.gain_per_epoch, step.cost, epochs, snapshot.length,

@@ -220,7 +220,7 @@ class WeightDecoder:
     def forget(self, decoded: Decoded) -> None:
         """Remove decoded weights that nobody will ask for again."""
         decoded.path.unlink(missing_ok=True)
-        if decoded.path.parent != Path(self._folder.name):
+        if decoded.path.parent.parent == Path(self._folder.name):  # an adapter's own
             shutil.rmtree(decoded.path.parent, ignore_errors=True)
 
     def save(self, decoded: Decoded, path: Path, provenance: Provenance) -> None:
@@ -236,11 +236,20 @@ class WeightDecoder:
 
 
 def _as_adapter(file: Path, config: Mapping[str, Any]) -> Path:
-    """Put a file into a folder of its own, as an adapter with its configuration; return where it lies then."""
+    """Put a file into a folder of its own, as an adapter with its configuration; return where it lies then.
+
+    Raises:
+        UnreadableCheckpoint: there is no room for it.
+    """
     folder = file.with_suffix("")
-    folder.mkdir()
-    (folder / ADAPTER).write_text(json.dumps(config))
-    return file.replace(folder / "adapter_model.safetensors")
+    try:
+        folder.mkdir()
+        (folder / ADAPTER).write_text(json.dumps(config))
+        return file.replace(folder / "adapter_model.safetensors")
+    except OSError as error:
+        raise UnreadableCheckpoint(
+            file, f"its configuration cannot be written ({error.strerror}): let TMPDIR name a folder that has room"
+        ) from error
 
 
 def _read(pool: ReaderPool, first: Path, size: int, request: Mapping[str, Any]) -> Message:

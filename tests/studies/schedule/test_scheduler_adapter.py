@@ -359,6 +359,9 @@ def test_lengths_are_counted_in_checkpoints_where_a_trainer_counts_steps(quiet):
     for wanted, room, given in ((300.0, 1000, 300), (300.0, 200, 180), (180.0, 1000, 180), (180.0, 40, 40)):
         chosen = chosen_run(by_steps, step, Candidate(config, None, wanted), room)
         assert plan_of(chosen.attributes).epochs == given
+    # A whole run's last checkpoint may come after its end, wherever that is.
+    uneven = replace(by_steps, asked_length=250.0)
+    assert plan_of(chosen_run(uneven, step, Candidate(config, None, 250.0), 1000).attributes).epochs == 250
 
 
 def test_runs_that_were_given_less_do_not_say_how_long_a_run_is(quiet):
