@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 from pathlib import Path
+
+from epsopt.zoo.reading.hook_names import hook_parts, no_such_function
 
 
 def lack_of_hook(spec: str, kind: str, folder: Path) -> str | None:
@@ -16,8 +17,7 @@ def lack_of_hook(spec: str, kind: str, folder: Path) -> str | None:
         kind: ``evaluate``, ``calibrate`` or ``embed``.
         folder: of the project file; the current one is looked at as well.
     """
-    module, _, name = spec.partition(":")
-    wanted = kind if "=" in name else name
+    module, wanted, _ = hook_parts(spec, kind)
     if not module or not wanted:
         return None
     file = _file_of(module, folder)
@@ -29,9 +29,7 @@ def lack_of_hook(spec: str, kind: str, folder: Path) -> str | None:
     names = _names_in(file)
     if names is None or wanted in names:
         return None
-    close = difflib.get_close_matches(wanted, [n for n in names if not n.startswith("_")], n=1)
-    hint = f"did you mean {close[0]}?" if close else "expected one of its functions"
-    return f"the {kind} hook {spec!r}: the module {module} has no {wanted!r}, {hint}"
+    return no_such_function(spec, kind, sorted(names))
 
 
 def _homes(folder: Path) -> list[Path]:

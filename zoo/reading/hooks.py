@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib
 import inspect
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
+from epsopt.zoo.reading.hook_names import hook_parts, no_such_function
 from epsopt.zoo.reading.messages import MAX_MESSAGE
 from epsopt.zoo.reading.plain_values import finite
 from epsopt.zoo.reading.remote import is_url
@@ -72,11 +72,10 @@ def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tenso
         HookError: the form is wrong, the import fails, or the function takes no such option.
     """
     if spec not in _HOOKS:
-        module, _, name = spec.partition(":")
-        if not module or not name:
+        module, wanted, given = hook_parts(spec, kind)
+        if not module or not wanted:
             raise HookError(f"the {kind} hook {spec!r} has the wrong form: expected 'package.module:function'")
-        options = dict(pair.partition("=")[::2] for pair in name.split(";") if pair) if "=" in name else {}
-        wanted = kind if options else name
+        options = dict(pair.partition("=")[::2] for pair in given.split(";") if pair)
         try:
             with _at_work(f"the {kind} hook {spec!r}, as it was imported,"), working_directory_last():
                 imported = importlib.import_module(module)
@@ -87,9 +86,7 @@ def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tenso
                 "install its package or run from the folder that holds it"
             ) from error
         if function is None:
-            close = difflib.get_close_matches(wanted, [n for n in dir(imported) if not n.startswith("_")], n=1)
-            hint = f"did you mean {close[0]}?" if close else "expected one of its functions"
-            raise HookError(f"the {kind} hook {spec!r}: the module {module} has no {wanted!r}, {hint}")
+            raise HookError(no_such_function(spec, kind, dir(imported)))
         _require_weights_first(function, spec, kind)
         _HOOKS[spec] = _with_options(function, options, spec, kind) if options else function
     return _HOOKS[spec]
