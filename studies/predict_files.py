@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
@@ -88,7 +89,7 @@ class FilePredictions:
                 found.append(Tested(name, len(pairs), error, inside))
         return found
 
-    @property
+    @cached_property
     def _taught(self) -> set[str]:
         memory = self.surrogate.memory
         return {k for k, ok in zip(memory.keys, memory.metrics.isfinite().any(1).tolist(), strict=True) if ok}
