@@ -59,7 +59,7 @@ def command(
     from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
+    from epsopt.cli.workspace import check_objectives, measured, note_unseen, open_workspace, resolve_targets
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     with working("loading the map") as progress:
@@ -72,11 +72,12 @@ def command(
             checkpoints = measured(catalogue)
             drawn = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.studies.optuna_io.stored_trials import proposed_trials
-            from epsopt.studies.surrogate_store import load_map
+            from epsopt.studies.surrogate_store import load_map, unseen
             from epsopt.studies.worker.rank_warm_starts import rank_warm_starts
 
             objectives = check_objectives(project, catalogue.metric_names())
             surrogate, _ = load_map(catalogue)
+            n_unseen = unseen(catalogue, surrogate, checkpoints)
             targets = resolve_targets(wanted, project, checkpoints, surrogate)
             trials = proposed_trials(workspace.proposals(), project.name)
             ranked = rank_warm_starts(
@@ -91,6 +92,8 @@ def command(
     paths = [_path(p, files) for p in plans]
     commands = [_command(project, p, path) for p, path in zip(plans, paths, strict=True)]
     shown = list(zip(plans, paths, commands, strict=True))
+    if not real_only:
+        note_unseen(n_unseen)  # merges of them are not weighed
     if options.json:
         print_json(_document(shown, ranked, objectives, targets, surrogate, level, seed))
     else:

@@ -92,7 +92,7 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
     for p, group in zip(report.proposals, groups, strict=True):
         params = ", ".join(f"{n} {value(v)}" for n, v in p.params.items())
         start = [] if p.init_from is None else [f"from {short_path(p.init_from)}"]
-        about = "; ".join([*_sentences_of(p, report.joined), params, *start])
+        about = "; ".join([*_sentences_of(p, report.joined, report.widened), params, *start])
         rows += [[*row, about if i == 0 else ""] for i, row in enumerate(group)]
     return [*heads, "hyperparameters, and why"], rows
 
@@ -109,7 +109,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:
-        sentences = [labels.in_text(text) for text in _sentences_of(p, report.joined)]
+        sentences = [labels.in_text(text) for text in _sentences_of(p, report.joined, report.widened)]
         if sentences or details or p.init_from is not None:
             print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in sentences[:1]))
         for text in sentences[1:]:
@@ -122,7 +122,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
         print_wrapped(HIDDEN)
 
 
-def _sentences_of(p: ProposalOutcome, joined: Collection[int]) -> list[str]:
+def _sentences_of(p: ProposalOutcome, joined: Collection[int], widened: Collection[int]) -> list[str]:
     """What is said of a proposal beside its figures, a line each: why it was chosen, and what came of it."""
     from epsopt.studies.report.report import WORDS
 
@@ -140,7 +140,7 @@ def _sentences_of(p: ProposalOutcome, joined: Collection[int]) -> list[str]:
             f"added {gain} in {count(used, 'epoch') if used == planned else f'{used} of {planned} epochs'}"
         )
     if p.joins_front is not None and p.measured is not None:
-        did = p.step is not None and p.step.realized_gain > 0.0
+        did = p.number in widened if p.step is None else p.step.realized_gain > 0.0
         missed = "joined it, and has been beaten since" if did else "is not on the front"
         verdict = "is on the front" if p.number in joined else missed
         sentences.append(f"was predicted to join the front with P {p.joins_front:.2f}, and {verdict}")

@@ -11,6 +11,7 @@ from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.proposals.warm_start import Start
 from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
+from epsopt.studies.training_data import measured_contents
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -22,12 +23,18 @@ _MOST_REAL = 24
 _MOST_MERGED = 8
 
 
-def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence[Objective]) -> list[Start]:
-    """Return the lineages' bases and the measured front, those of which every metric of the map was measured.
+def real_starts(metric_names: Sequence[str], catalogue: Catalogue, objectives: Sequence[Objective]) -> list[Start]:
+    """Return the lineages' bases and the measured front, those of which every one of some metrics was measured.
 
-    A checkpoint that weights are compared with for want of a base is a start like others: nothing declares it the base.
+    They need not be on the map: what is predicted of a run from there rests on what they measured. A checkpoint that
+    weights are compared with for want of a base is a start like others: nothing declares it the base.
+
+    Args:
+        metric_names: metrics that a start must have.
+        catalogue: of the checkpoints.
+        objectives: of the front.
     """
-    _, known = known_latents(surrogate, catalogue.checkpoints())
+    known = measured_contents(catalogue)
     references = {lineage.reference_path for lineage in catalogue.lineages()}
     declared = {lineage.reference_path for lineage in catalogue.lineages() if lineage.declared}
     bases = [i for i, c in enumerate(known) if c.path in references]
@@ -35,8 +42,8 @@ def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence
     out = []
     for i in dict.fromkeys([*bases, *(front[j] for j in evenly_spaced(len(front), _MOST_REAL))]):
         c = known[i]
-        metrics = {n: v for n in surrogate.metric_names if (v := c.metrics.get(n)) is not None}
-        if len(metrics) == len(surrogate.metric_names):
+        metrics = {n: v for n in metric_names if (v := c.metrics.get(n)) is not None}
+        if len(metrics) == len(metric_names):
             label = c.run if c.epoch is None else f"{c.run}:{c.epoch}"
             kind = "base" if c.path in declared else "checkpoint"
             out.append(Start(label, metrics, measured=True, kind=kind, checkpoint=c))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,7 @@ class LoopReport:
         steps: predicted and realized gain of the scheduler's steps, kind by kind; none where it was never followed.
         objectives: that the proposals were made for; the project file may name others by now.
         joined: numbers of the proposals with a checkpoint on the front of what was trained.
+        widened: numbers of those that widened the front when they ended; they may have been beaten since.
     """
 
     proposals: tuple[ProposalOutcome, ...]
@@ -149,6 +151,7 @@ class LoopReport:
     steps: tuple[StepsOfKind, ...] = ()
     objectives: tuple[Objective, ...] = ()
     joined: frozenset[int] = frozenset()
+    widened: frozenset[int] = frozenset()
 
     def idle_seconds(self) -> list[float]:
         """Return for how many seconds a slot was empty before each launch, in order."""
@@ -205,13 +208,14 @@ def loop_report(
     done = report.measured()
     names = sorted({name for p in done for name in p.point})
     steps = tuple(tuple(_accuracy(done[: i + 1], names)) for i in range(len(done)))
+    hypervolumes, widened = _hypervolumes(project, report, proposed)
     return LoopReport(
         proposals=proposals,
         gain=gain,
         merge_gain=merge_gain,
         accuracy=steps[-1] if steps else (),
         over_time=steps,
-        hypervolumes=_hypervolumes(project, report, proposed),
+        hypervolumes=hypervolumes,
         old=old,
         new=new,
         control_runs=_control_runs(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
@@ -221,6 +225,7 @@ def loop_report(
         joined=frozenset()
         if gain is None
         else frozenset(n for i in gain.joined if (n := proposed.get(new[i].id)) is not None),
+        widened=widened,
     )
 
 
@@ -285,10 +290,12 @@ def _accuracy(done: Sequence[ProposalOutcome], names: Sequence[str]) -> list[Acc
     ]
 
 
-def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, int]) -> tuple[float, ...]:
-    """Hypervolume of all that was measured after each proposed run, stopped and failed ones too."""
+def _hypervolumes(
+    project: Project, report: LoopReport, proposed: Mapping[int, int]
+) -> tuple[tuple[float, ...], frozenset[int]]:
+    """Hypervolume of all that was measured after each proposed run, stopped and failed ones too; which widened it."""
     if report.gain is None:
-        return ()
+        return (), frozenset()
     ended = [p for p in report.proposals if p.finished is not None and p.checkpoints]
     ended.sort(key=_when)
     maximize = Objectives(project.objectives).maximize
@@ -301,7 +308,9 @@ def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, i
     ]
     known = [table[~np.isnan(table).any(axis=1)] for table in tables]
     reference = np.array(report.gain.reference)
-    return tuple(hypervolume(np.vstack(known[: i + 1]), reference, maximize) for i in range(len(known)))
+    volumes = tuple(hypervolume(np.vstack(known[: i + 1]), reference, maximize) for i in range(len(known)))
+    widened = (p.number for p, (before, after) in zip(ended, pairwise(volumes), strict=True) if after > before)
+    return volumes, frozenset(widened)
 
 
 def _outcome(trial: FrozenTrial, step: CompletedStep | None) -> ProposalOutcome:

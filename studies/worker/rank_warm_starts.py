@@ -100,7 +100,7 @@ def rank_warm_starts(
         project, trials, checkpoints, objectives, surrogate.metric_names, runs_cut_off(project, trials, checkpoints)
     )
     learned = learn_history(_from_base(history, names, catalogue, checkpoints), targets, level=level, seed=seed)
-    starts = real_starts(surrogate, catalogue, objectives)
+    starts = real_starts(surrogate.metric_names, catalogue, objectives)
     merged = [] if real_only else merged_starts(
         decoder, catalogue, surrogate, objectives, progress=progress, left_out=left_out
     )  # fmt: skip

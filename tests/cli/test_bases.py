@@ -69,7 +69,7 @@ def test_a_start_is_called_the_base_only_where_runs_or_the_project_name_it(proje
         labels, surrogate = RunLabels.of(catalogue.checkpoints()), load_map(catalogue)[0]
 
         def named() -> dict[str, str]:
-            starts = real_starts(surrogate, catalogue, [Objective("coverage", True)])
+            starts = real_starts(surrogate.metric_names, catalogue, [Objective("coverage", True)])
             return {start_text(s, labels): s.kind for s in starts}
 
         assert named()["the base (base:0)"] == "base"

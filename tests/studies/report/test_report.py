@@ -216,6 +216,16 @@ def test_what_was_likely_to_join_the_front_stands_beside_what_did(stepped, capsy
     assert shown.count("was predicted to join") == 3, "not of what did not end by itself, nor of what had no prediction"
 
 
+def test_a_run_that_widened_the_front_and_was_beaten_since_is_said_to_have_joined(report, capsys):
+    assert report.widened == {5, 9}
+    assert 5 not in report.joined
+    proposals = tuple(replace(p, joins_front=0.8) for p in report.proposals)
+    show_proposals(replace(report, proposals=proposals), TWO)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("with P 0.80, and joined it, and has been beaten since") == 1
+    assert shown.count("with P 0.80, and is not on the front") == 8, "of equals the first one joined"
+
+
 def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
     write_page(output_file(tmp_path / "page.html", (".html",), "a report"), "p", stepped, TWO)
     page = (tmp_path / "page.html").read_text()
