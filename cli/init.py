@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("--minimize", multiple=True, metavar="METRIC", help="Less of this metric is better.")
 @click.option("--maximize", multiple=True, metavar="METRIC", help="More of this metric is better.")
+@click.option("--only", is_flag=True, help="No objectives but those that --minimize and --maximize name.")
 @click.option("--name", help="The project's name; the folder's when not said.")
 @click.option("--embed", metavar="HOOK", help="Your function from a state dict to anchor embeddings, package.mod:fn.")
 @click.option("--evaluate", metavar="HOOK", help="Your function from a state dict to metrics, package.mod:fn.")
@@ -30,6 +31,7 @@ def command(
     runs: Path,
     minimize: tuple[str, ...],
     maximize: tuple[str, ...],
+    only: bool,
     name: str | None,
     embed: str | None,
     evaluate: str | None,
@@ -39,7 +41,7 @@ def command(
     """Write epsopt.toml from a scan of the folder RUNS.
 
     The newest checkpoint of each run tells metrics and hyperparameters. Which way a metric is better is guessed from
-    its name unless --minimize or --maximize says so.
+    its name unless --minimize or --maximize says so; with --only, the metrics that these name are all objectives.
     """
     from epsopt.cli.init_output import print_draft
     from epsopt.cli.output import note, print_json
@@ -60,7 +62,7 @@ def command(
         )
     file = options.project or Path(FILE_NAME)
     file = (file / FILE_NAME if file.is_dir() else file).resolve()
-    draft = draft_project(seen, runs, file.parent, minimize, maximize)
+    draft = draft_project(seen, runs, file.parent, minimize, maximize, only=only)
     try:
         changed = draft.write(
             file, name=name, storage=options.storage or DEFAULT_STORAGE, evaluate=evaluate, embed=embed,

@@ -92,7 +92,9 @@ def _print_metrics_left_out(document: dict[str, Any]) -> None:
         if names:
             shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
             print_wrapped(
-                f"No objective by guess: {shown} ({why[0].lower()}{why[1:]}); --minimize or --maximize makes one."
+                f"No objectives, as you said: {shown}."
+                if reason == "unasked"
+                else f"No objective by guess: {shown} ({why[0].lower()}{why[1:]}); --minimize or --maximize makes one."
             )
     if not (document["objectives"] or document["undecided"] or document["metrics_left_out"]):
         print_wrapped("The checkpoints carry no metrics: nothing can be predicted before they do.")

@@ -119,7 +119,13 @@ class ProjectDraft:
 
 
 def draft_project(
-    seen: Survey, runs: Path, folder: Path, minimize: Collection[str], maximize: Collection[str]
+    seen: Survey,
+    runs: Path,
+    folder: Path,
+    minimize: Collection[str],
+    maximize: Collection[str],
+    *,
+    only: bool = False,
 ) -> ProjectDraft:
     """Decide from a scan what the project file says.
 
@@ -129,15 +135,16 @@ def draft_project(
         folder: the folder of the project file.
         minimize: metrics of which less is better, whatever their names tell.
         maximize: metrics of which more is better.
+        only: whether these are all objectives; otherwise others are guessed.
 
     Raises:
-        UsageError: no checkpoint has one of these metrics, or one is in both.
+        UsageError: no checkpoint has one of these metrics, one is in both, or there are to be no others than none.
     """
     renamed_to = renamed_metrics([c for run in seen.measured for c in run], kept=(*minimize, *maximize))
     seen = _with_new_names(seen, renamed_to)
     nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
     objectives, guessed, undecided, no_objectives = _objectives(
-        nameable, minimize, maximize, seen.at_ends, _constant(seen.metrics)
+        nameable, minimize, maximize, seen.at_ends, _constant(seen.metrics), only=only
     )
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     form = replace(launch_form(seen.newest, folder), counts_steps=seen.counts_steps)
@@ -205,6 +212,8 @@ def _objectives(
     maximize: Collection[str],
     at_ends: tuple[str, ...],
     constant: Collection[str],
+    *,
+    only: bool,
 ) -> tuple[list[Objective], list[str], list[str], list[LeftOut]]:
     """Return the objectives, names of those that were guessed, undecided metrics, and those that are none by guess."""
     for option, names in (("--minimize", minimize), ("--maximize", maximize)):
@@ -215,8 +224,12 @@ def _objectives(
                 raise UsageError(f"{option} {name}: no checkpoint has this metric, {hint}")
     if both := sorted({*minimize} & {*maximize}):
         raise UsageError(f"{both[0]} cannot be both minimized and maximized")
+    if only and not (minimize or maximize):
+        raise UsageError("--only leaves no objective: name those that there are to be with --minimize and --maximize")
     objectives, guessed, undecided = [], [], []
-    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}], at_ends, constant)
+    others = [name for name in metrics if name not in {*minimize, *maximize}]
+    unasked = [LeftOut(name, "unasked", guess_maximize(name)) for name in others]
+    no_objectives = unasked if only else leave_out(others, at_ends, constant)
     without = {entry.name for entry in no_objectives}
     for name in metrics:
         if name in without:

@@ -79,7 +79,7 @@ class LeftOut:
         name: of the metric.
         reason: ``bookkeeping``, ``training``, ``ends`` (measured at the ends of runs alone, where others are measured
             along the way), ``constant`` (one value everywhere), ``best`` (the best of a run so far), ``more`` (six
-            others are objectives already).
+            others are objectives already), ``unasked`` (the user named all objectives).
         maximize: which way its name says that it is better.
     """
 

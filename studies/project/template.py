@@ -116,6 +116,7 @@ LEFT_OUT = {
     "constant": "One value everywhere, so that a front with it has no hypervolume",
     "best": "The best of a run so far, which a worse checkpoint says, too",
     "more": "Others, where there are enough already",
+    "unasked": "You named all objectives",
 }
 """What each reason of :class:`epsopt.studies.project.metric_direction.LeftOut` means."""
 _NAMED = 20

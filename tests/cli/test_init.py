@@ -46,6 +46,21 @@ def test_a_test_score_that_is_asked_for_is_an_objective_and_its_cost_is_said(run
     assert 'direction = "maximize" # only the ends of runs have it' in (runs.parent / "epsopt.toml").read_text()
 
 
+def test_metrics_that_were_named_can_be_all_objectives(runs):
+    guessed = call(runs.parent, "init", runs, "--json").document
+    name, *others = [o["name"] for o in guessed["objectives"]]
+    document = call(runs.parent, "init", runs, "--force", "--maximize", name, "--only", "--json").document
+    check("init", document)
+    assert [o["name"] for o in document["objectives"]] == [name]
+    left_out = {entry["name"]: entry["reason"] for entry in document["metrics_left_out"]}
+    assert {*others} <= {*left_out}
+    assert {*left_out.values()} == {"unasked"}
+    assert document["undecided"] == []
+    refused = call(runs.parent, "init", runs, "--force", "--only")
+    assert refused.status == 2
+    assert "--only leaves no objective" in refused.err
+
+
 def test_the_learning_rate_of_a_run_that_diverged_is_no_end_of_the_range_and_is_named(runs):
     result = call(runs.parent, "init", runs, "--json")
     assert result.document["beyond"] == [{"name": "lr", "values": [1000.0]}]
