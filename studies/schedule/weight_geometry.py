@@ -16,7 +16,7 @@ from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.schedule.run_acquisition import Start
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space import Parameter, Space, identity
 from epsopt.studies.merge.block_merges import BlockMerges
 from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, is_there, only_finite
 from epsopt.studies.project.project import Project
@@ -28,6 +28,7 @@ from epsopt.zoo.decoding.recombination import Parent, is_recombined
 from epsopt.zoo.reading.remote import location
 
 MOST_BYTES = 8 << 30  # bytes of checkpoints that are read before each step
+_OF_ADAPTERS = ("r", "lora_alpha")  # as adapter_config.json calls them
 _ROUNDING = 1e-12  # of the squared distances from the base that a difference of two of them is the rest of
 Floats = NDArray[np.float64]
 
@@ -112,20 +113,32 @@ def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Seq
 
 
 def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
-    """Return hyperparameters that may decide which tensors a network has: no value was seen with two kinds of it."""
+    """Return hyperparameters that whoever starts from a checkpoint has as that one has them.
+
+    They may decide which tensors a network has: no value was seen with two kinds of it. Or an adapter's own
+    configuration, which its program reads again, says the same in every run: its rank, and what it is scaled by.
+    """
+    out = [p for p in space.parameters if any(_repeats(p, name, checkpoints) for name in _OF_ADAPTERS)]
     signatures = {c.signature for c in checkpoints}
     if len(signatures) < 2:
-        return []
-    out = []
+        return out
     for parameter in space.parameters:
         seen: dict[object, set[str]] = {}
         for c in checkpoints:
             value = c.hyperparameters.get(parameter.name)
             if value is not None and parameter.contains(value):
                 seen.setdefault(value, set()).add(c.signature)
-        if parameter.kind != "float" and seen and all(len(kinds) == 1 for kinds in seen.values()):
+        follows = parameter.kind != "float" and seen and all(len(kinds) == 1 for kinds in seen.values())
+        if follows and parameter not in out:
             out.append(parameter)
     return out
+
+
+def _repeats(parameter: Parameter, name: str, checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether a hyperparameter has the value of another one wherever both are said, and not the same one everywhere."""
+    pairs = [(c.hyperparameters.get(parameter.name), c.hyperparameters.get(name)) for c in checkpoints]
+    pairs = [pair for pair in pairs if None not in pair]
+    return len({identity(b) for _, b in pairs}) > 1 and all(identity(a) == identity(b) for a, b in pairs)
 
 
 @dataclass(frozen=True, eq=False)

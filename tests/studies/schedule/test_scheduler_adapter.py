@@ -443,6 +443,20 @@ def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_fro
     assert shaping(runs[:1], space) == []
 
 
+def test_what_an_adapter_s_own_configuration_repeats_is_kept_by_those_that_start_from_it():
+    space = Space((Parameter("rank", "int", 1, 64), Parameter("alpha", "float", 1.0, 64.0), Parameter("lr", "float")))
+    said = [(4, 8.0, 0.1), (8, 8.0, 0.2), (8, 32.0, 0.1)]
+    runs = [
+        made(i, i, f"{i}", 0.0, 0.0, "one", rank=r, r=r, alpha=alpha, lora_alpha=alpha, lr=lr)
+        for i, (r, alpha, lr) in enumerate(said)
+    ]
+    kept = shaping(runs, space)
+    assert [p.name for p in kept] == ["rank", "alpha"], "whatever the rank, a change of weights is one of a network"
+    assert as_start(runs[0], [UP, CALM], kept).fixed == {"rank": 4, "alpha": 8.0}
+    other = [replace(c, hyperparameters={**c.hyperparameters, "r": 4}) for c in runs]
+    assert [p.name for p in shaping(other, space)] == ["alpha"]
+
+
 def test_one_run_that_diverged_does_not_move_what_is_just_not_good_enough(studied):
     project, storage, catalogue = studied
     snapshot = StudySnapshot.read(project, storage, catalogue)
