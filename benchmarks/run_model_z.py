@@ -169,7 +169,8 @@ def main() -> None:
             zoo = load(name)
             surrogate = map_of(name, zoo)
             assert surrogate is not None
-            means["development" if name in (DEVELOPMENT | FURTHER_DEVELOPMENT) else "reported"].append(compare(name, zoo, surrogate))
+            group = "development" if name in (DEVELOPMENT | FURTHER_DEVELOPMENT) else "reported"
+            means[group].append(compare(name, zoo, surrogate))
     for title, families in means.items():
         if families:
             print(f"\n{title}, mean of {len(families)} families: error to that without, NLL less that without")
