@@ -7,7 +7,8 @@ ZOO.db is any catalogue of real runs (`epsopt demo` or `benchmarks/families.py m
 says how catalogues are made of it. Each piece (a catalogue, and each command on it) is kept under the folder `--out`
 and not made again, so that a second call goes on where the first stopped; `--again` repeats the commands that are
 named. Figures are processor seconds of a command's processes together, start-up included, and the peak memory of the
-largest of them. The exponent says how a figure grows between two catalogues: 1 is in proportion to the checkpoints.
+largest of them; of long commands also seconds waited, which depend on what else the machine does. The exponent says
+how a figure grows between two catalogues: 1 is in proportion to the checkpoints.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ COMMANDS = {
     "report": "report",
     "ingest": "ingest new",
 }
+LONG = ("fit", "refine", "search", "propose")
+"""Commands that several processes may work at: of these it is said how long a person waits."""
 SIZES = ("1000x18", "10000x18", "1000x300")
 _CALL = "import sys; from epsopt.cli.main import main; sys.argv[0] = 'epsopt'; main()"
 
@@ -110,17 +113,19 @@ def _piece(out: Path, label: str, size: str, command: str, limit: float, *, agai
 
 
 def measure(words: list[str], folder: Path, limit: float) -> dict[str, Any]:
-    """Run a command; return its processor seconds, its largest process' peak in bytes, and its exit status."""
+    """Run a command; return processor seconds, seconds waited, its largest process' peak in bytes, and exit status."""
     held = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, (int({limit * 1e9}),) * 2); "
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    begun = time.monotonic()
     with (folder / "said.txt").open("ab") as said:
         process = subprocess.Popen(
             [sys.executable, "-c", held + _CALL, *words], cwd=folder, env=environment, stdout=said,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         _, status, used = os.wait4(process.pid, 0)
-    seconds = used.ru_utime + used.ru_stime
-    return {"seconds": seconds, "peak": used.ru_maxrss * 1024, "status": os.waitstatus_to_exitcode(status)}
+    seconds, waited = used.ru_utime + used.ru_stime, time.monotonic() - begun
+    status = os.waitstatus_to_exitcode(status)
+    return {"seconds": seconds, "waited": waited, "peak": used.ru_maxrss * 1024, "status": status}
 
 
 def _known(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -147,6 +152,10 @@ def print_table(out: Path) -> None:
             row = [known.get((s, command)) for s in sizes]
             if any(row):
                 print(f"{command:<10}" + "".join(f"{_cell(f):>20}" for f in row) + f"   {_growth(sizes, row)}")
+        for command in COMMANDS:
+            waits = [f"{s} {f['waited']:.0f}" for s in sizes if (f := known.get((s, command))) and "waited" in f]
+            if command in LONG and waits:
+                print(f"seconds waited for {command}, {os.cpu_count()} processors: {', '.join(waits)}")
         databases = {s: f["database"] for (s, _), f in known.items() if "database" in f}
         if databases:
             print("bytes a checkpoint in the database: " + ", ".join(
