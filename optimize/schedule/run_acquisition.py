@@ -121,13 +121,14 @@ def optimize_acquisition(
         n: how many to choose.
         starts: checkpoints that a run may start from instead of where runs start.
         base: where runs start, if that was measured.
-        branch_epochs: how long a run from one of them is; ``None``: as long as any.
+        branch_epochs: how long a run from one of them is; ``None``: as long as any. Runs from where runs start may be
+            as short, too.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
             tenth of their range beyond the worst measured that is no outlier.
         reliability: factor of a candidate's predicted gain
             (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default 1 for all.
         can_merge: whether checkpoints can be merged with what a run started from: then merges on the way to its end
-            count, too, and a run from where runs start may be as short as one from the front.
+            count, too.
         onsets: what is known of when blocks begin to move: runs in which few will count less.
         tried: configurations that ran besides those of the model's curves: it is not built on all runs, or they failed.
         within: what may be launched, where that is less than the model's space; with the same parameters.
@@ -158,7 +159,7 @@ def optimize_acquisition(
         value = _improvement(model, reference, busy, seed, can_merge)
         known = _Known(model, busy, ran)
         if pool is None:
-            drawn = _candidates(model, space, starts, base, branch_epochs, reference, rng, short=can_merge)
+            drawn = _candidates(model, space, starts, base, branch_epochs, reference, rng)
             weighed = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
         else:
             weighed = [c for c in pool if c not in (o.candidate for o in out)]
@@ -281,10 +282,11 @@ def _candidates(
     branch_epochs: float | None,
     reference: Floats | None,
     rng: np.random.Generator,
-    *,
-    short: bool = False,
 ) -> list[Candidate]:
-    """Random runs and neighbours of those that went farthest; with `starts`, half of them from a checkpoint."""
+    """Random runs and neighbours of those that went farthest; with `starts`, half of them from a checkpoint.
+
+    Of the others every second one is as short as those: where few epochs say what many would, or reach the front.
+    """
     curves = model.curves
     good = _best(model, reference)
     configs = space.sample(RANDOM, rng)
@@ -295,7 +297,7 @@ def _candidates(
             start = starts[int(rng.integers(len(starts)))]
             out.append(Candidate(_keep(space, config, start, rng), start, branch_epochs or model.length))
         else:
-            brief = short and branch_epochs is not None and (i // 2) % 2
+            brief = (i // 2) % 2 == 1
             out.append(Candidate(config, base, branch_epochs if brief and branch_epochs else model.length))
     return out
 

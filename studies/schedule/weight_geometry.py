@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,23 +116,47 @@ def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Seq
 def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
     """Return hyperparameters that whoever starts from a checkpoint has as that one has them.
 
-    They may decide which tensors a network has: no value was seen with two kinds of it. Or an adapter's own
-    configuration, which its program reads again, says the same in every run: its rank, and what it is scaled by.
+    They may decide which tensors a network has: wherever one network came twice, both had the same value. Where none
+    did, every value has a network of its own, or it is a choice that others depend on or depends on one. Choices that
+    depend on such a one are kept with it. Or an adapter's own configuration, which its program reads again, says the same in every run: its rank, and its scale.
     """
     out = [p for p in space.parameters if any(_repeats(p, name, checkpoints) for name in _OF_ADAPTERS)]
-    signatures = {c.signature for c in checkpoints}
-    if len(signatures) < 2:
+    networks: dict[int, tuple[str, Mapping[str, Any]]] = {
+        c.run_id: (c.signature, c.hyperparameters) for c in checkpoints if not is_recombined(c)
+    }
+    if len({signature for signature, _ in networks.values()}) < 2:
         return out
+    parents = {p.active_when[0] for p in space.parameters if p.active_when is not None}
     for parameter in space.parameters:
-        seen: dict[object, set[str]] = {}
-        for c in checkpoints:
-            value = c.hyperparameters.get(parameter.name)
-            if value is not None and parameter.contains(value):
-                seen.setdefault(value, set()).add(c.signature)
-        follows = parameter.kind != "float" and seen and all(len(kinds) == 1 for kinds in seen.values())
-        if follows and parameter not in out:
+        seen = [
+            (signature, identity(value))
+            for signature, given in networks.values()
+            if (value := given.get(parameter.name)) is not None and parameter.contains(value)
+        ]
+        depends = parameter.name in parents or parameter.active_when is not None
+        of_kept = parameter.active_when is not None and parameter.active_when[0] in {p.name for p in out}
+        fits_alone = parameter.kind == "categorical" and of_kept  # an activation is no tensor, and part of a network
+        if parameter not in out and parameter.kind != "float" and (fits_alone or _decides(seen, depends=depends)):
             out.append(parameter)
     return out
+
+
+def _decides(seen: Sequence[tuple[str, tuple[str, Any]]], *, depends: bool) -> bool:
+    """Whether a hyperparameter may decide which network a run has, by network and value of each run.
+
+    Args:
+        seen: of the runs that have a value.
+        depends: whether others depend on it, or it on another one.
+    """
+    values: dict[str, list[tuple[str, Any]]] = {}
+    kinds: dict[tuple[str, Any], set[str]] = {}
+    for network, value in seen:
+        values.setdefault(network, []).append(value)
+        kinds.setdefault(value, set()).add(network)
+    again = [mine for mine in values.values() if len(mine) > 1]
+    if any(len(set(mine)) > 1 for mine in again):
+        return False
+    return bool(again) or (bool(seen) and (depends or all(len(networks) == 1 for networks in kinds.values())))
 
 
 def _repeats(parameter: Parameter, name: str, checkpoints: Sequence[Checkpoint]) -> bool:

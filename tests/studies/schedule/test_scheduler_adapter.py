@@ -443,6 +443,28 @@ def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_fro
     assert shaping(runs[:1], space) == []
 
 
+def test_a_choice_of_a_network_is_kept_with_the_sizes_that_several_of_its_networks_have():
+    space = Space((
+        Parameter("model", "categorical", choices=("gru", "mlp")),
+        Parameter("batch", "categorical", choices=(16, 32)),
+        Parameter("hidden", "int", 1, 64, active_when=("model", ("gru",))),
+        Parameter("width", "int", 1, 64, active_when=("model", ("mlp",))),
+        Parameter("act", "categorical", choices=("relu", "tanh"), active_when=("model", ("mlp",))),
+        Parameter("lr", "float"),
+    ))  # fmt: skip
+    said = [
+        ("g8", {"model": "gru", "hidden": 8, "batch": 16}), ("g8", {"model": "gru", "hidden": 8, "batch": 32}),
+        ("g9", {"model": "gru", "hidden": 9, "batch": 16}), ("m8", {"model": "mlp", "width": 8, "batch": 16}),
+        ("m9", {"model": "mlp", "width": 9, "batch": 32, "act": "tanh"}),
+    ]  # fmt: skip
+    runs = [made(i, i, f"{i}", 0.0, 0.0, network, lr=0.1 * i, **given) for i, (network, given) in enumerate(said)]
+    kept = shaping(runs, space)
+    assert [p.name for p in kept] == ["model", "hidden", "width", "act"]
+    assert as_start(runs[-1], [UP, CALM], kept).fixed == {"model": "mlp", "width": 9, "act": "tanh"}
+    once = [c for c in runs if c.sha256 != "1"]
+    assert [p.name for p in shaping(once, space)] == ["model", "hidden", "width", "act"], "no network came twice"
+
+
 def test_what_an_adapter_s_own_configuration_repeats_is_kept_by_those_that_start_from_it():
     space = Space((Parameter("rank", "int", 1, 64), Parameter("alpha", "float", 1.0, 64.0), Parameter("lr", "float")))
     said = [(4, 8.0, 0.1), (8, 8.0, 0.2), (8, 32.0, 0.1)]
