@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from epsopt.optimize.space import Config, Parameter, Space
+
 _AGREEING = 0.9
+_FEWEST = 8  # runs: a few may agree by chance
 
 
 def epochs_parameter(
@@ -28,6 +31,55 @@ def epochs_parameter(
         if sum(v == last for v, last in zip(values, last_epochs, strict=True)) >= _AGREEING * len(configs):
             return name
     return None
+
+
+def length_parameter(space: Space, configs: Sequence[Mapping[str, Any]], last_epochs: Sequence[float]) -> str | None:
+    """Name the hyperparameter that sets how many epochs a run has: ``epochs``, or one that nine runs in ten agree with.
+
+    Args:
+        space: of the hyperparameters; only one of its parameters is named that may say a number.
+        configs: of ``n`` runs.
+        last_epochs: of the same runs.
+    """
+    numbers = [p.name for p in space.parameters if length_choices(p) and p.active_when is None]
+    if "epochs" in numbers:
+        return "epochs"
+    name = epochs_parameter(configs, last_epochs, fewest=_FEWEST)
+    return name if name in numbers else None
+
+
+def length_choices(parameter: Parameter) -> tuple[float, ...]:
+    """Return what a hyperparameter may say of how long a run is: both ends of a range, or the numbers of a list.
+
+    Args:
+        parameter: any.
+
+    Returns:
+        None of them where it is a choice of anything but positive numbers.
+    """
+    if parameter.kind != "categorical":
+        return parameter.low, parameter.high
+    lengths = tuple(v for v in map(positive_number, parameter.choices) if v is not None)
+    return lengths if len(lengths) == len(parameter.choices) else ()
+
+
+def config_with_epochs(space: Space, config: Mapping[str, Any], by: str | None, epochs: float) -> Config:
+    """Return a configuration whose hyperparameter says how many epochs the run has, as nearly as its range allows.
+
+    Args:
+        space: of the hyperparameters.
+        config: active ones.
+        by: the hyperparameter that says it; None, or one that the space does not have: the configuration stays.
+        epochs: how many.
+    """
+    parameter = next((p for p in space.parameters if p.name == by), None)
+    if parameter is None:
+        return dict(config)
+    if parameter.kind == "categorical":
+        nearest = min(parameter.choices, key=lambda v: abs((positive_number(v) or 0.0) - epochs))
+        return {**config, parameter.name: nearest}
+    value = min(max(float(epochs), parameter.low), parameter.high)
+    return {**config, parameter.name: round(value) if parameter.kind == "int" else value}
 
 
 def positive_number(value: Any) -> float | None:

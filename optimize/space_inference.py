@@ -31,6 +31,7 @@ _MARGIN = 0.25  # of the range of all other runs: by no more does one that diver
 _FEWEST_OTHERS = 3  # values of runs that did not diverge; fewer make no range
 _FEW = 4  # whole numbers, or numbers beside None, that return again and again were chosen from a list
 _MOST_CHOICES = 50
+_LENGTHS = frozenset("epochs max_epochs num_epochs n_epochs num_train_epochs".split())  # of these any number will do
 
 
 def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = (), diverged: Collection[int] = ()) -> Space:
@@ -236,7 +237,8 @@ def _parameters(name: str, values: Sequence[Any], *, optional: bool) -> list[Par
         return []
     whole = all(isinstance(v, int) for v in numbers)
     distinct = sorted(set(numbers))
-    if (whole or optional) and len(distinct) <= min(_FEW, max(len(values) // 3, int(optional))):
+    listed = len(distinct) <= min(_FEW, max(len(values) // 3, int(optional)))
+    if (whole or optional) and listed and name.replace("/", ".").rpartition(".")[2] not in _LENGTHS:
         # 300 may not be on the list of batch sizes.
         return [Parameter(name, "categorical", choices=(*nothing, *distinct))]
     low, high = float(min(numbers)), float(max(numbers))

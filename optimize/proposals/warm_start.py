@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from epsopt.optimize.planned_epochs import config_with_epochs, length_parameter
 from epsopt.optimize.proposals.proposals import Floats, History, LearnedHistory, draw_configs
 from epsopt.optimize.schedule import run_acquisition
 from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
@@ -112,8 +113,10 @@ def plan_runs(
     history = learned.history
     rng = np.random.default_rng(seed)
     new, ran = draw_configs(history, CONFIGS, rng, ())
-    configs = [*new, *ran][:CONFIGS]
-    longest = max(float(c.steps[-1]) for c in history.curves.values())
+    curves = list(history.curves.values())
+    longest = max(float(c.steps[-1]) for c in curves)
+    by = length_parameter(history.space, [c.config for c in curves], [c.steps[-1] for c in curves])
+    configs = [config_with_epochs(history.space, c, by, epochs) for c in [*new, *ran][:CONFIGS]]
     plans = []
     for start in starts:
         candidate, gain = _best(learned, start, configs, epochs, kept, np.random.default_rng(seed))

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate
+from epsopt.optimize.planned_epochs import config_with_epochs, length_choices
 from epsopt.optimize.proposals.proposals import nearest_runs
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.schedule.run_prediction import LEVEL
@@ -247,13 +248,4 @@ def suggested(snapshot: StudySnapshot, step: Step, candidate: Candidate) -> Prop
 
 
 def _most(space: Space, by: str | None) -> int:
-    return next((int(p.high) for p in space.parameters if p.name == by), 1 << 62)
-
-
-def config_with_epochs(space: Space, config: Mapping[str, Any], by: str | None, epochs: int) -> Config:
-    """Return a configuration whose hyperparameter says how many epochs the run has, as nearly as its range allows."""
-    parameter = next((p for p in space.parameters if p.name == by), None)
-    if parameter is None:
-        return dict(config)
-    value = min(max(float(epochs), parameter.low), parameter.high)
-    return {**config, parameter.name: round(value) if parameter.kind == "int" else value}
+    return next((int(max(length_choices(p))) for p in space.parameters if p.name == by), 1 << 62)

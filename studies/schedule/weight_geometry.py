@@ -118,7 +118,8 @@ def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
 
     They may decide which tensors a network has: wherever one network came twice, both had the same value. Where none
     did, every value has a network of its own, or it is a choice that others depend on or depends on one. Choices that
-    depend on such a one are kept with it. Or an adapter's own configuration, which its program reads again, says the same in every run: its rank, and its scale.
+    depend on such a one are kept with it. Or an adapter's own configuration, which its program reads again, says the
+    same in every run: its rank, and its scale.
     """
     out = [p for p in space.parameters if any(_repeats(p, name, checkpoints) for name in _OF_ADAPTERS)]
     networks: dict[int, tuple[str, Mapping[str, Any]]] = {

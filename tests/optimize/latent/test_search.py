@@ -72,7 +72,9 @@ class TestEveryEngine:
         assert found
         for answer in found:
             assert torch.equal(answer.way[-1], answer.z)
-            assert torch.allclose(region.project(answer.way), answer.way, atol=1e-3)
+            offset = (answer.way[:, None] - region.centres[None]).abs()  # from every centre: the nearest may be another
+            near = (offset <= region.reach + 1e-3).all(dim=2) & (offset.norm(dim=2) <= region.radius + 1e-3)
+            assert bool(near.any(dim=1).all())
 
     def test_one_seed_gives_one_result(self, engine, zoo, fitted) -> None:
         one, two = (search(fitted[0], zoo[1], OBJECTIVES, engine=engine, seed=4) for _ in range(2))

@@ -12,6 +12,7 @@ import torch
 from optuna.trial import TrialState
 
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace
+from epsopt.optimize.planned_epochs import config_with_epochs, length_choices
 from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage
@@ -35,7 +36,6 @@ from epsopt.studies.schedule.budget import (
 )
 from epsopt.studies.schedule.scheduler_adapter import (
     chosen_run,
-    config_with_epochs,
     failed,
     known,
     make_scheduler,
@@ -334,6 +334,10 @@ def test_a_hyperparameter_may_say_how_long_a_run_is_within_its_range():
     assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, "epochs", 5) == {"epochs": 5, "lr": 0.1}
     assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, "epochs", 2) == {"epochs": 3, "lr": 0.1}
     assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, None, 2) == {"epochs": 7, "lr": 0.1}
+    listed = Space((Parameter("epochs", "categorical", choices=(6, 8, 10)), Parameter("lr", "float")))
+    assert config_with_epochs(listed, {"epochs": 10, "lr": 0.1}, "epochs", 3) == {"epochs": 6, "lr": 0.1}
+    assert length_choices(listed.parameters[0]) == (6.0, 8.0, 10.0)
+    assert length_choices(Parameter("epochs", "categorical", choices=("few", 8))) == ()
 
 
 def test_a_program_that_takes_no_epochs_gets_whole_branches(studied):
