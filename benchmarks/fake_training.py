@@ -3,9 +3,9 @@
 python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode MODE]
        [--continue-from CHECKPOINT] [--hold N]
 
-MODE is ok; fail; deaf to SIGTERM; unmeasured; late with what it measured; saves when it is asked to end; clears its
-folder before it begins; or vanishes with its folder in the end. After N epochs it waits until there is a file ``go`` in
-its folder or in the one around it, however slow the machine is that looks at it.
+MODE is ok; fail; diverges after its first epoch; deaf to SIGTERM; unmeasured; late with what it measured; saves when
+it is asked to end; clears its folder before it begins; or vanishes with its folder in the end. After N epochs it waits
+until there is a file ``go`` in its folder or in the one around it, however slow the machine is that looks at it.
 """
 
 # pathlib takes longer to import than all the rest to run.
@@ -37,6 +37,8 @@ def save(epoch: int) -> None:
     # the system's process IDs begin at 1 again between two runs.
     weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, 30_000.0 + 0.01 * os.getpid())
     said = {} if mode in ("unmeasured", "late") else measure(epoch)
+    if mode == "diverges" and epoch > 1:
+        weights, said = struct.pack("<4f", *4 * [float("nan")]), {}
     about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": said, "epoch": epoch}
     header = json.dumps(
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, plan_of, was_started, written
@@ -23,7 +23,7 @@ class CompletedStep:
     Attributes:
         kind: ``exploration``, ``run``, ``branch`` or ``merge``.
         predicted_gain: hypervolume that its epochs were predicted to add to the front; of a run that was stopped
-            early, a share of that.
+            early, a share of that; of one that failed, all of it.
         realized_gain: hypervolume that its checkpoints added to the front of all checkpoints read before its last.
         epochs: number that all of its attempts used.
         planned: number that it was planned to use; None: it had no plan.
@@ -80,7 +80,7 @@ def taken_steps(
         attempts = [n for n in (*_earlier(trial), trial.number) if n in by_number]
         epochs = sum(ledger.used(by_number[n]) for n in attempts)
         mine = set[int]().union(*(own.get(n, ()) for n in attempts))
-        share = min(max(epochs, 1) / plan.cost, 1.0)
+        share = 1.0 if trial.state == TrialState.FAIL else min(max(epochs, 1) / plan.cost, 1.0)
         realized_gain = measured.realized_gain(mine, plan.reference_point)
         out[trial.number] = CompletedStep(
             plan.kind, share * plan.predicted_gain, realized_gain, float(epochs), float(plan.epochs)

@@ -111,13 +111,13 @@ def running(snapshot: StudySnapshot) -> list[Candidate]:
 
 
 def failed(snapshot: StudySnapshot) -> list[Candidate]:
-    """Return runs of the study that ended before anything was measured, in none of their attempts.
+    """Return runs of the study that failed and have no checkpoint with all objectives, in none of their attempts.
 
     Not those whose program could not be started, nor those that somebody stopped: they say nothing of what was to run.
     """
     objectives, trials = snapshot.project.objectives, snapshot.ledger.trials
     values = {path: objective_vector(c.metrics, objectives) for c in snapshot.checkpoints for path in c.paths}
-    measured = {f for path, row in values.items() if np.isfinite(row).any() for f in Path(path).parents}
+    measured = {f for path, row in values.items() if np.isfinite(row).all() for f in Path(path).parents}
     again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
     folders = {t.number: folder_of(snapshot.project, t) for t in trials}
     out = []

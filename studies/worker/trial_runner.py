@@ -254,6 +254,7 @@ class Run:
         plan: what it is as a step of the scheduler; None: it is none.
         length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
         pruner_failure: what last kept the pruner from judging it; None: nothing did.
+        diverged: whether it was stopped since its weights are NaN.
     """
 
     project: Project
@@ -268,6 +269,7 @@ class Run:
     plan: StepPlan | None = None
     length: float | None = None
     pruner_failure: str | None = None
+    diverged: bool = False
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, Identity]] = frozenset()
@@ -307,7 +309,7 @@ class Run:
         """See whether it has ended or written checkpoints, and whether it should go on.
 
         Args:
-            pruner: decides at each new checkpoint.
+            pruner: decides at each new checkpoint; with one, a run whose weights are NaN is stopped, too.
             lost: whether the trial is no longer this worker's.
 
         Returns:
@@ -326,8 +328,17 @@ class Run:
         elif time.monotonic() - self._looked >= self.watch:
             self._looked = time.monotonic()
             if self._read() and self.checkpoints and pruner is not None:
-                self._judge(pruner)
+                if not self._stop_diverged():
+                    self._judge(pruner)
         return None
+
+    def _stop_diverged(self) -> bool:
+        """Stop it if the weights of its last checkpoint are NaN: no epoch brings them back."""
+        (last,) = self.catalogue.fingerprints([self.checkpoints[-1].id])
+        if last.nan_weights:
+            self.diverged = self._stopping = True
+            self.training.stop()
+        return self.diverged
 
     def _judge(self, pruner: RunPruner) -> None:
         """Stop it if the pruner decides so; while the pruner fails it goes on."""
@@ -398,7 +409,9 @@ class Run:
         values = None if metrics is None else complete_values(self.project.objectives, metrics)
         state, failure = TrialState.COMPLETE, None
         attributes: dict[str, Any] = {}
-        if self.decision is not None:
+        if self.diverged and last is not None:
+            state, values, failure = TrialState.FAIL, None, f"it was stopped, its weights are NaN: {last.path}"
+        elif self.decision is not None:
             # Optuna takes no values with PRUNED; what was measured is in the attributes, and every checkpoint is a
             # trial of the study of measurements.
             state, values, failure = TrialState.PRUNED, None, self.decision.reason

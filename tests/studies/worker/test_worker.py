@@ -34,7 +34,7 @@ from ...sweeps import sweep  # noqa: TID252
 from ..fakes import COVERAGE, DIST_CORR, FakeProposal  # noqa: TID252
 
 PROGRAM = Path(__file__).parents[3] / "benchmarks" / "fake_training.py"
-MODES = ("ok", "fail", "deaf", "unmeasured", "late", "saves", "clears", "vanishes")
+MODES = ("ok", "fail", "diverges", "deaf", "unmeasured", "late", "saves", "clears", "vanishes")
 SPACE = Space(
     (
         Parameter("lr", "float", 0.0, 1.0),
@@ -279,6 +279,22 @@ def test_a_pruner_that_fails_prunes_nothing_and_its_failure_is_reported_once(loo
     ended = loop.work(pruner=Breaks(0), notify=lambda e: events.append(e.text) if e.kind == "failure" else None)
     assert [e.state for e in ended] == ["complete", "complete"]
     assert events == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
+
+
+def test_a_run_whose_weights_are_nan_is_stopped_where_runs_may_be_and_has_failed(loop):
+    class Never(StopsAt):
+        def should_stop(self, run, checkpoints_so_far):
+            return Verdict(False, 0.5, "go on")
+
+    loop.queue({"mode": "diverges", "epochs": 100, "hold": 2})
+    (ended,) = loop.work(pruner=Never(0))
+    assert (ended.state, ended.n_checkpoints) == ("fail", 2)
+    assert "its weights are NaN" in ended.failure
+    assert loop.trials()[0].user_attrs["failure"] == ended.failure
+    loop.queue({"mode": "diverges", "epochs": 3})
+    (ended,) = loop.work()
+    assert (ended.state, ended.n_checkpoints) == ("fail", 3), "nobody asked for runs to be stopped"
+    assert "no finite coverage" in ended.failure or "no coverage" in ended.failure
 
 
 def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
