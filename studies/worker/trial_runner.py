@@ -327,9 +327,8 @@ class Run:
             self.training.stop()
         elif time.monotonic() - self._looked >= self.watch:
             self._looked = time.monotonic()
-            if self._read() and self.checkpoints and pruner is not None:
-                if not self._stop_diverged():
-                    self._judge(pruner)
+            if self._read() and self.checkpoints and pruner is not None and not self._stop_diverged():
+                self._judge(pruner)
         return None
 
     def _stop_diverged(self) -> bool:
