@@ -116,6 +116,7 @@ def plan_runs(
     curves = list(history.curves.values())
     longest = max(float(c.steps[-1]) for c in curves)
     by = length_parameter(history.space, [c.config for c in curves], [c.steps[-1] for c in curves])
+    exactly = {} if by is None else {by: epochs}  # as was asked for, also where no past run was as long
     configs = [config_with_epochs(history.space, c, by, epochs) for c in [*new, *ran][:CONFIGS]]
     plans = []
     for start in starts:
@@ -124,8 +125,8 @@ def plan_runs(
         whole = start.trained + epochs
         plans.append(
             WarmStart(
-                start, proposal.params, proposal.fixed, epochs, proposal.point, proposal.low, proposal.high,
-                proposal.probability, proposal.joins_front, gain, whole if whole > longest else None,
+                start, {**proposal.params, **exactly}, proposal.fixed, epochs, proposal.point, proposal.low,
+                proposal.high, proposal.probability, proposal.joins_front, gain, whole if whole > longest else None,
             )
         )  # fmt: skip
     plans.sort(key=lambda p: (-p.gain, -(p.probability or 0.0), -p.joins_front))

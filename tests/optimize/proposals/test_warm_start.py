@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from epsopt.optimize import Objective, Target, infer_space
 from epsopt.optimize.proposals.proposals import learn_history
 from epsopt.optimize.proposals.warm_start import Start, plan_runs
+from epsopt.optimize.space import Parameter
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 from .test_proposals import history_of
@@ -68,6 +71,15 @@ def test_what_past_runs_do_not_support_is_not_expected_to_widen_the_front(histor
 def test_a_run_keeps_the_architecture_of_its_start(learned, starts):
     (plan,) = plan_runs(learned, starts[3:4], epochs=2, kept=["lr"])
     assert plan.params["lr"] == starts[3].checkpoint.hyperparameters["lr"]
+
+
+def test_a_run_is_told_as_many_epochs_as_were_asked_for(history, starts):
+    listed = Parameter("epochs", "categorical", choices=(6, 8))
+    space = replace(history.space, parameters=(*history.space.parameters, listed))
+    curves = {n: replace(c, config={**c.config, "epochs": 6}) for n, c in history.curves.items()}
+    learned = learn_history(replace(history, space=space, curves=curves), (), seed=0)
+    (plan,) = plan_runs(learned, starts[:1], epochs=5)
+    assert (plan.epochs, plan.params["epochs"]) == (5, 5), "also where the list has no such number"
 
 
 def test_one_seed_gives_one_plan(learned, starts):
