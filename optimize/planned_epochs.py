@@ -8,7 +8,7 @@ from typing import Any
 from epsopt.optimize.space import Config, Parameter, Space
 
 _AGREEING = 0.9
-_FEWEST = 8  # runs: a few may agree by chance
+_FEWEST = 5  # runs: a few may agree by chance
 
 
 def epochs_parameter(
