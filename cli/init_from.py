@@ -77,7 +77,7 @@ def command(
 
             objectives = check_objectives(project, catalogue.metric_names())
             surrogate, _ = load_map(catalogue)
-            n_unseen = unseen(catalogue, surrogate, checkpoints)
+            n_unseen = 0 if real_only else unseen(catalogue, surrogate, checkpoints)  # their merges are not weighed
             targets = resolve_targets(wanted, project, checkpoints, surrogate)
             trials = proposed_trials(workspace.proposals(), project.name)
             ranked = rank_warm_starts(
@@ -92,8 +92,7 @@ def command(
     paths = [_path(p, files) for p in plans]
     commands = [_command(project, p, path) for p, path in zip(plans, paths, strict=True)]
     shown = list(zip(plans, paths, commands, strict=True))
-    if not real_only:
-        note_unseen(n_unseen)  # merges of them are not weighed
+    note_unseen(n_unseen)
     if options.json:
         print_json(_document(shown, ranked, objectives, targets, surrogate, level, seed))
     else:

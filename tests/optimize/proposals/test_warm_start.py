@@ -73,7 +73,7 @@ def test_a_run_keeps_the_architecture_of_its_start(learned, starts):
     assert plan.params["lr"] == starts[3].checkpoint.hyperparameters["lr"]
 
 
-def test_a_run_is_told_as_many_epochs_as_were_asked_for(history, starts):
+def test_a_run_has_as_many_epochs_as_were_asked_for(history, starts):
     listed = Parameter("epochs", "categorical", choices=(6, 8))
     space = replace(history.space, parameters=(*history.space.parameters, listed))
     curves = {n: replace(c, config={**c.config, "epochs": 6}) for n, c in history.curves.items()}
