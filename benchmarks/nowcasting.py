@@ -65,7 +65,7 @@ class Nowcaster:
         self._rest = [linear(f"edge_mlp.fc.{place}") for place in places]
 
     def __call__(self, name: str, states: Tensor, ahead: int) -> Tensor:
-        """``(5, ...)`` states of a tensor to the one so many states ahead."""
+        """``(5, ...)`` values of a tensor at five checkpoints to those so many checkpoints later."""
         shape = states.shape[1:]
         kind = {4: CONVOLUTION, 2: FULLY_CONNECTED}.get(len(shape), BIAS)
         if len(shape) == 1 and name.endswith(".weight"):

@@ -7,6 +7,9 @@ from typing import Any
 
 from epsopt.optimize.space import Config, Parameter, Space
 
+EPOCHS = ("epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs")
+"""What programs call the number of epochs."""
+
 _AGREEING = 0.9
 _FEWEST = 5  # runs: a few may agree by chance
 

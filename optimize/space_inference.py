@@ -15,6 +15,7 @@ from epsopt.optimize.conditional_space import condition_of
 from epsopt.optimize.copied_parameters import copied_parameters
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import outlying
+from epsopt.optimize.planned_epochs import EPOCHS
 from epsopt.optimize.space import Parameter, Space, identity, is_number
 from epsopt.surrogate.ranges import words
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -31,7 +32,6 @@ _MARGIN = 0.25  # of the range of all other runs: by no more does one that diver
 _FEWEST_OTHERS = 3  # values of runs that did not diverge; fewer make no range
 _FEW = 4  # whole numbers, or numbers beside None, that return again and again were chosen from a list
 _MOST_CHOICES = 50
-_LENGTHS = frozenset("epochs max_epochs num_epochs n_epochs num_train_epochs".split())  # of these any number will do
 
 
 def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = (), diverged: Collection[int] = ()) -> Space:
@@ -238,7 +238,7 @@ def _parameters(name: str, values: Sequence[Any], *, optional: bool) -> list[Par
     whole = all(isinstance(v, int) for v in numbers)
     distinct = sorted(set(numbers))
     listed = len(distinct) <= min(_FEW, max(len(values) // 3, int(optional)))
-    if (whole or optional) and listed and name.replace("/", ".").rpartition(".")[2] not in _LENGTHS:
+    if (whole or optional) and listed and name.replace("/", ".").rpartition(".")[2] not in EPOCHS:
         # 300 may not be on the list of batch sizes.
         return [Parameter(name, "categorical", choices=(*nothing, *distinct))]
     low, high = float(min(numbers)), float(max(numbers))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from epsopt.optimize.planned_epochs import EPOCHS
 from epsopt.optimize.space import Parameter
 from epsopt.studies.project.lightning_form import cli_script, constants, kept_config
 from epsopt.studies.project.train_command import Command
@@ -20,11 +21,10 @@ _OUT = (
     "out", "output", "out-dir", "output-dir", "outdir", "run-dir", "save-dir", "logdir", "log-dir", "results-dir",
     "default-root-dir", "work-dir",
 )  # fmt: skip
-_EPOCHS = ("epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs")
 _STEPS = ("max_steps", "num_steps", "n_steps", "total_steps", "train_steps", "num_train_steps", "max_iters", "steps")
 _ALSO = {  # what programs call that which the logs of their frameworks call otherwise
     "learning_rate": ("lr",),
-    "num_train_epochs": _EPOCHS,
+    "num_train_epochs": EPOCHS,
     "train_batch_size": ("per_device_train_batch_size", "batch_size", "bs"),
 }
 _MAX_EPOCHS = "trainer.max_epochs"
@@ -59,7 +59,7 @@ class LaunchForm:
     @property
     def lengths(self) -> tuple[str, ...]:
         """Names of arguments that may say how long a run is, in what its checkpoints count."""
-        return _STEPS if self.counts_steps else _EPOCHS
+        return _STEPS if self.counts_steps else EPOCHS
 
     def sets(self, name: str) -> bool:
         """Whether the program takes a hyperparameter, as far as is known."""
@@ -108,7 +108,7 @@ class LaunchForm:
                 items += [f"--{spelled}", str(value).replace("{", "{{").replace("}", "}}")]
         known = {p.name for p in parameters}
         spelled = next((s for n in self.lengths if (s := self.spelling(n)) is not None), None)
-        if spelled is not None and not known.intersection((*_EPOCHS, *_STEPS)):
+        if spelled is not None and not known.intersection((*EPOCHS, *_STEPS)):
             items.append((f"--{spelled}", "{epochs}"))  # after what all runs had: the last one counts
         start = next((s for n in _START if (s := self.spelling(n)) is not None), None)
         if start is not None:
@@ -235,7 +235,7 @@ def epochs_option(command: Command) -> str | None:
     words = [word for group in groups for word in group]
     for before, word in zip(["", *words], words, strict=False):
         option = word.partition("=")[0] if "=" in word else before
-        if "{epochs}" in word and option.lstrip("-").replace("-", "_").rpartition(".")[2] in _EPOCHS:
+        if "{epochs}" in word and option.lstrip("-").replace("-", "_").rpartition(".")[2] in EPOCHS:
             return option
     return None
 

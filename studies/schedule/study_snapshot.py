@@ -17,8 +17,7 @@ from epsopt.optimize.forecast.catalogue_curves import STARTS, objective_vector, 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
 from epsopt.optimize.objectives import Objectives, within_limits
 from epsopt.optimize.outliers import front_reference
-from epsopt.optimize.planned_epochs import epochs_parameter, length_choices
-from epsopt.optimize.schedule.pruner import FEWEST_RUNS
+from epsopt.optimize.planned_epochs import length_parameter
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space_of
@@ -133,14 +132,8 @@ class StudySnapshot:
     @cached_property
     def epochs_parameter(self) -> str | None:
         """The hyperparameter that says how many epochs a run has, if one does."""
-        numbers = [p.name for p in self.space.parameters if length_choices(p) and p.active_when is None]
-        if "epochs" in numbers:
-            return "epochs"
-        if takes_epochs(self.project.command or ()):
-            return None
-        whole = self._whole
-        name = epochs_parameter([c.config for c in whole], [c.steps[-1] for c in whole], fewest=FEWEST_RUNS)
-        return name if name in numbers else None
+        whole = [] if takes_epochs(self.project.command or ()) else self._whole
+        return length_parameter(self.space, [c.config for c in whole], [c.steps[-1] for c in whole])
 
     @property
     def takes_epochs(self) -> bool:

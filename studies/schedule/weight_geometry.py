@@ -121,10 +121,11 @@ def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
     depend on such a one are kept with it. Or an adapter's own configuration, which its program reads again, says the
     same in every run: its rank, and its scale.
     """
-    out = [p for p in space.parameters if any(_repeats(p, name, checkpoints) for name in _OF_ADAPTERS)]
     networks: dict[int, tuple[str, Mapping[str, Any]]] = {
         c.run_id: (c.signature, c.hyperparameters) for c in checkpoints if not is_recombined(c)
     }
+    configs = [given for _, given in networks.values()]
+    out = [p for p in space.parameters if any(_repeats(p.name, name, configs) for name in _OF_ADAPTERS)]
     if len({signature for signature, _ in networks.values()}) < 2:
         return out
     parents = {p.active_when[0] for p in space.parameters if p.active_when is not None}
@@ -160,9 +161,9 @@ def _decides(seen: Sequence[tuple[str, tuple[str, Any]]], *, depends: bool) -> b
     return bool(again) or (bool(seen) and (depends or all(len(networks) == 1 for networks in kinds.values())))
 
 
-def _repeats(parameter: Parameter, name: str, checkpoints: Sequence[Checkpoint]) -> bool:
+def _repeats(own: str, name: str, configs: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a hyperparameter has the value of another one wherever both are said, and not the same one everywhere."""
-    pairs = [(c.hyperparameters.get(parameter.name), c.hyperparameters.get(name)) for c in checkpoints]
+    pairs = [(config.get(own), config.get(name)) for config in configs]
     pairs = [pair for pair in pairs if None not in pair]
     return len({identity(b) for _, b in pairs}) > 1 and all(identity(a) == identity(b) for a, b in pairs)
 

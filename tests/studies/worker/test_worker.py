@@ -293,7 +293,7 @@ def test_a_run_whose_weights_are_nan_is_stopped_where_runs_may_be_and_has_failed
     assert loop.trials()[0].user_attrs["failure"] == ended.failure
     loop.queue({"mode": "diverges", "epochs": 3})
     (ended,) = loop.work()
-    assert (ended.state, ended.n_checkpoints) == ("fail", 3), "nobody asked for runs to be stopped"
+    assert (ended.state, ended.n_checkpoints) == ("fail", 3), "pruning is off"
     assert "no finite coverage" in ended.failure or "no coverage" in ended.failure
 
 
